@@ -1,0 +1,1 @@
+"""Methods by aligning the features of the domains."""

@@ -1,0 +1,1 @@
+"""Methods by penalties on and weights of the per-domain risks."""

@@ -1,0 +1,1 @@
+"""Hydra configuration of the commands; Hydra finds this folder as `pkg://dgbench.configs`."""
