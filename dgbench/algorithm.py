@@ -97,8 +97,6 @@ class Algorithm(pl.LightningModule):
         self._step = 0
         self._best: dict[str, Any] | None = None
 
-    # --- what a method overrides
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The entry `loss` is minimised; every entry is logged."""
         raise TypeError(f"{type(self).__name__} does not say what to minimise: define loss(batch).")
@@ -125,8 +123,6 @@ class Algorithm(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimizer over all trainable parameters."""
         return self.make_optimizer(self.trainable())
-
-    # --- what a method uses
 
     @property
     def step(self) -> int:
@@ -209,8 +205,6 @@ class Algorithm(pl.LightningModule):
             optimizer.load_state_dict(_cloned(state))
         self._set_step(step)
 
-    # --- predictions
-
     def features(self, x: Tensor) -> Tensor:
         """Features of inputs (N, *input_shape), (N, F)."""
         return self.network.features(x)
@@ -222,8 +216,6 @@ class Algorithm(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         """Logits, or values in original units, (N, C)."""
         return self.task.decode(self.network(x))
-
-    # --- the step count and the training state
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The clock that counts and seeds the steps, in any Trainer."""

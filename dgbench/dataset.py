@@ -34,6 +34,8 @@ class Card:
     """Which default learning rate, batch size and search ranges fit: small, large or domain_net."""
     network: str
     """What `network=auto` means here."""
+    weights: str | None = None
+    """Pretrained weights that `network=auto` starts from, a timm tag; None: random."""
     num_steps: int
     """Training steps of the standard protocol."""
     evaluate_every: int

@@ -1,0 +1,69 @@
+"""Gradients at perturbed weights, leaving no trace in the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Gradients = Sequence[Tensor | None]
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
+    """Gradient of `loss` in each parameter, None where it has no part in it."""
+    return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+
+def ascent(grads: Gradients, rho: float) -> Gradients:
+    """The step of length `rho` along the gradient, its norm taken over all parameters together.
+
+    >>> ascent([torch.tensor([3.0]), None, torch.tensor([4.0])], rho=0.5)
+    [tensor([0.3000]), None, tensor([0.4000])]
+    """
+    norm = torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None])
+    scale = rho / (norm + 1e-12)
+    return [None if grad is None else scale * grad for grad in grads]
+
+
+@contextmanager
+def perturbed(parameters: Sequence[Tensor], perturbation: Gradients) -> Iterator[None]:
+    """Inside, the parameters are moved by `perturbation`; afterwards they are what they were, bit for bit."""
+    moved = [
+        (p, p.detach().clone(), move)
+        for p, move in zip(parameters, perturbation, strict=True)
+        if move is not None
+    ]
+    try:
+        with torch.no_grad():
+            for parameter, _, move in moved:
+                parameter.add_(move)
+        # Under autocast, copies of the weights in low precision are kept and would hide the move.
+        torch.clear_autocast_cache()
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, saved, _ in moved:
+                parameter.copy_(saved)
+        torch.clear_autocast_cache()
+
+
+@contextmanager
+def frozen_buffers(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation uses the batch as ever; afterwards its running statistics are what they were."""
+    buffers = [b for m in module.modules() if m.training for b in m.buffers(recurse=False)]
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, saved, strict=True):
+            buffer.copy_(value)
+
+
+@contextmanager
+def rewound_randomness(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Afterwards, torch's generators are where they were: the next pass draws the same dropout masks."""
+    device = parameters[0].device
+    with torch.random.fork_rng([] if device.index is None else [device], device_type=device.type):
+        yield

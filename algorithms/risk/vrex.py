@@ -1,0 +1,53 @@
+"""V-REx: risk extrapolation by equal risks, a penalty on the variance of the domains' risks.
+
+Krueger, Caballero, Jacobsen, Zhang, Binas, Zhang, Le Priol, Courville. Out-of-Distribution Generalization
+via Risk Extrapolation (REx). ICML 2021, objective R_V-REx. https://arxiv.org/abs/2003.00688
+
+Differs from the paper: the mean of the risks stands for their sum (as in DomainBed), so that the learning
+rate does not depend on the number of domains. The weight is 1 before it jumps, and the optimizer starts
+afresh at the jump.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dgbench.algorithm import Algorithm, Needs
+from dgbench.batch import Batch
+from dgbench.hparams import hparam, log10_int, log10_uniform
+
+
+@dataclass(kw_only=True)
+class HParams:
+    """Hyper-parameters of V-REx."""
+
+    penalty_weight: float = hparam(
+        10.0, log10_uniform(-1, 5), "weight of the variance term, beta", key="vrex_lambda"
+    )
+    anneal_steps: int = hparam(
+        500,
+        log10_int(0, 4),
+        "steps before that weight applies; it is 1 until then",
+        key="vrex_penalty_anneal_iters",
+        is_step=True,
+    )
+
+
+class VREx(Algorithm):
+    """Minimise `mean(R) + beta * var(R)` over the per-domain risks `R`, (D,)."""
+
+    HParams = HParams
+    needs = Needs(domain_rows=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        if 0 < self.step == self.hp.anneal_steps:
+            self.reset_optimizer()
+        return self.loss(batch)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        risk = self.domain_risks(batch)  # (D,)
+        weight = self.hp.penalty_weight if self.step >= self.hp.anneal_steps else 1.0
+        nll, penalty = risk.mean(), risk.var(correction=0)  # (), ()
+        return {"loss": nll + weight * penalty, "nll": nll, "penalty": penalty}

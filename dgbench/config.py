@@ -1,0 +1,393 @@
+"""From what a user writes (`algorithm=vrex dataset=pacs optim.lr=1e-4`) to one fully resolved run.
+
+Explicit value > draw (`hparams_seed` > 0) > default. What is resolved here is what is printed, recorded and hashed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pydantic
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dgbench import hparams, record
+from dgbench.dataset import MultiDomainDataset
+from dgbench.hparams import Optim, seed_hash
+from dgbench.protocol import Domains, Protocol, resolve_domains
+from dgbench.registry import UnknownName, algorithms, datasets
+
+CHECKPOINTS = ("none", "selected", "all")
+LOGGERS = ("none", "wandb")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass(kw_only=True)
+class NetworkOptions:
+    """The keys `network.*`."""
+
+    name: str = "auto"
+    width: int | None = None
+    depth: int | None = None
+    activation: str | None = None
+    init: str | None = None
+    norm: str | None = None
+    weights: str | None = None
+    freeze_bn: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass(kw_only=True)
+class TrainerOptions:
+    """The keys `trainer.*`."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    deterministic: bool = True
+    benchmark: bool = False
+
+    def __post_init__(self) -> None:
+        if self.devices != 1 or self.strategy != "auto":
+            raise ValueError(
+                f"trainer.devices={self.devices} trainer.strategy={self.strategy}: a run uses one device in this "
+                "version. Leave them 1 and auto, and start several runs at once with hydra/launcher=joblib."
+            )
+        if self.precision not in PRECISIONS:
+            raise UnknownName("precision (trainer.precision)", self.precision, PRECISIONS)
+
+
+@dataclass(kw_only=True)
+class Keys:
+    """The keys of a run outside the groups; `configs/config.yaml` says what each means."""
+
+    data_dir: str
+    runs_dir: str
+    test_domains: str | int | list[str | int]
+    train_domains: list[str | int] | None
+    val_domains: list[str | int] | None
+    hparams_seed: int
+    trial_seed: int
+    seed: int | None
+    averaging: str
+    logger: str
+    group: str | None
+    checkpoints: str
+    overwrite: bool
+    retry: bool
+    workers: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        for name, known in (("checkpoints", CHECKPOINTS), ("logger", LOGGERS), ("averaging", ("none",))):
+            if getattr(self, name) not in known:
+                raise UnknownName(f"value of {name}", getattr(self, name), known)
+        for name in ("hparams_seed", "trial_seed", "seed", "workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}={value}, expected 0 or more.")
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run, resolved: every value that decides its numbers, and where and how it is run."""
+
+    algorithm: str
+    version: int
+    hp: Any
+    optim: Optim
+    dataset: MultiDomainDataset
+    dataset_name: str
+    domains: Domains
+    protocol: Protocol
+    network: NetworkOptions
+    trainer: TrainerOptions
+    keys: Keys
+    seed: int
+    config: dict[str, Any] = field(repr=False)
+    """The composed configuration this was resolved from."""
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers; no path, no machine, no code version."""
+        from dgbench.network import weights_identity
+
+        trainer = self.trainer
+        return {
+            "schema": record.SCHEMA,
+            "kind": "train",
+            "dataset": {
+                "name": self.dataset_name,
+                "version": self.dataset.card.version,
+                "options": self.dataset.describe_options(),
+                "fingerprint": fingerprint(self.dataset),
+            },
+            "domains": dataclasses.asdict(self.domains),
+            "protocol": dataclasses.asdict(self.protocol),
+            "network": {**dataclasses.asdict(self.network), "weights": weights_identity(self.network.weights)},
+            "algorithm": {"name": self.algorithm, "version": self.version, "hparams": dataclasses.asdict(self.hp)},
+            "optim": dataclasses.asdict(self.optim),
+            "averaging": self.keys.averaging,
+            "trainer": {
+                "precision": trainer.precision,
+                "accumulate_grad_batches": trainer.accumulate_grad_batches,
+                "gradient_clip_val": trainer.gradient_clip_val,
+                "devices": trainer.devices,
+            },
+            "seed": self.seed,
+            "trial_seed": self.keys.trial_seed,
+        }
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The name of the run's folder."""
+        return record.identity_hash(self.identity)
+
+    @property
+    def folder(self) -> record.RunFolder:
+        """Where the run is, or will be."""
+        return record.RunFolder(Path(self.keys.runs_dir).expanduser() / self.run_id)
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        trial = f"h{self.keys.hparams_seed} t{self.keys.trial_seed}"
+        return f"{self.algorithm} on {self.dataset_name}, test {'+'.join(self.domains.test)}, {trial}"
+
+
+_FINGERPRINTS: WeakKeyDictionary[MultiDomainDataset, str] = WeakKeyDictionary()
+
+
+def fingerprint(dataset: MultiDomainDataset) -> str:
+    """The dataset's fingerprint, computed once per object."""
+    if dataset not in _FINGERPRINTS:
+        _FINGERPRINTS[dataset] = dataset.fingerprint()
+    return _FINGERPRINTS[dataset]
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """The overrides of a command line, in Hydra's grammar.
+
+    Raises:
+        ValueError: an override that is not `key=value`.
+    """
+    try:
+        return OverridesParser.create().parse_overrides(_with_network_names(overrides))
+    except HydraException as error:
+        raise ValueError(f"Cannot read an override: {error}. Write key=value, lists as key=[a,b].") from error
+
+
+def _with_network_names(overrides: Iterable[str]) -> list[str]:
+    """`network=NAME` is `network.name=NAME`: a timm model is no file that Hydra could find."""
+    prefix = "network="
+    return [f"network.name={o[len(prefix) :]}" if o.startswith(prefix) else o for o in overrides]
+
+
+def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[str] = ()) -> None:
+    """Make every component a choice of Hydra's groups; the chosen ones with all their keys.
+
+    Every key is null, so that a value the user writes is told from a default.
+    """
+    store = ConfigStore.instance()
+    store.store(
+        group="hydra/sweeper",
+        name="dgbench",
+        node={"_target_": "hydra_plugins.dgbench_sweeper.DGBenchSweeper"},
+        provider="dgbench",
+    )
+    for group, registry, chosen, attribute in (
+        ("algorithm", algorithms, set(chosen_algorithms), "HParams"),
+        ("dataset", datasets, set(chosen_datasets), "Options"),
+    ):
+        for name in registry.names():
+            node: dict[str, Any] = {"name": name}
+            if name in chosen:
+                node |= {f.name: None for f in dataclasses.fields(getattr(registry[name], attribute))}
+            store.store(group=group, name=name, node=node, provider="dgbench")
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The whole configuration that some overrides ask for, as plain Python.
+
+    Raises:
+        UnknownName: a key, a method or a dataset that does not exist.
+        ValueError: anything else that Hydra refuses.
+    """
+    parsed = parse(overrides)
+    chosen = {"algorithm": ["erm"], "dataset": []}
+    for override in parsed:
+        if override.key_or_group in chosen:
+            chosen[override.key_or_group] = [str(override.value())]
+    algorithm, dataset = chosen["algorithm"], chosen["dataset"]
+    for registry, names in ((algorithms, algorithm), (datasets, dataset)):
+        for name in names:
+            registry.place(name)
+    register(algorithm, dataset)
+    lines = [override.input_line or "" for override in parsed]
+    try:
+        with initialize_config_module(version_base=None, config_module="dgbench.configs"):
+            config = hydra_compose(config_name="config", overrides=lines)
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        _raise_unknown_key(lines, algorithm, dataset, error)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _raise_unknown_key(lines: list[str], algorithm: list[str], dataset: list[str], error: Exception) -> None:
+    """Say which key is unknown and what it may have meant; otherwise say what Hydra said."""
+    if not dataset:
+        raise ValueError(f"No dataset is named. Add dataset=NAME, one of: {', '.join(datasets.names())}.") from error
+    with initialize_config_module(version_base=None, config_module="dgbench.configs"):
+        base = hydra_compose(config_name="config", overrides=[f"algorithm={algorithm[0]}", f"dataset={dataset[0]}"])
+    known = _paths(OmegaConf.to_container(base, resolve=False))
+    for line in lines:
+        key = line.split("=")[0].lstrip("+~")
+        if key not in known and not key.startswith("hydra"):
+            node = key.rpartition(".")[0]
+            siblings = [name for name in known if node and name.startswith(f"{node}.")]
+            if not difflib.get_close_matches(key, siblings or known, n=1) and key.startswith("trainer."):
+                raise ValueError(
+                    f"{key} is not open: dgbench sets the rest of the Trainer itself. Known: {', '.join(siblings)}."
+                ) from error
+            raise UnknownName("key", key, siblings or known) from error
+    raise ValueError(" ".join(str(error).split())) from error
+
+
+def _paths(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, Mapping):
+        return [prefix]
+    inner = [path for key, value in node.items() for path in _paths(value, f"{prefix}.{key}" if prefix else str(key))]
+    return ([prefix] if prefix else []) + inner
+
+
+def typed(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of a dataclass from what a user wrote.
+
+    Args:
+        cls: the dataclass.
+        values: its fields.
+        where: prefix of the keys in messages.
+
+    Raises:
+        UnknownName: a field that the dataclass does not have.
+        ValueError: a value of another type.
+    """
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            raise UnknownName("key", where + name, [where + k for k in known])
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
+            raise cause from error
+        name = where + str(first["loc"][0])
+        raise ValueError(f"{name}={first['input']!r}: {first['msg'].lower()}.") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(name: str, data_dir: str, options: str) -> MultiDomainDataset:
+    return datasets[name](data_dir, **json.loads(options))
+
+
+def open_dataset(name: str, data_dir: str, options: Mapping[str, Any]) -> MultiDomainDataset:
+    """A dataset by name; the same object for the same options, so that a sweep reads it once.
+
+    Args:
+        name: of the registry.
+        data_dir: folder under which datasets keep their files.
+        options: fields of its `Options` that are not null.
+    """
+    cls = datasets[name]
+    given = {key: value for key, value in options.items() if value is not None}
+    checked = dataclasses.asdict(typed(cls.Options, given, "dataset."))
+    return _opened(name, str(data_dir), json.dumps(checked, sort_keys=True))
+
+
+def resolve(config: Mapping[str, Any]) -> Run:
+    """Fill everything that a composed configuration leaves open.
+
+    Raises:
+        UnknownName: a name that does not exist.
+        ValueError: a value that does not fit.
+    """
+    config = dict(config)
+    nodes = {name: dict(config[name]) for name in ("algorithm", "dataset", "protocol", "optim", "network", "trainer")}
+    keys = typed(Keys, {key: value for key, value in config.items() if key not in nodes}, "")
+    algorithm_name, dataset_name = nodes["algorithm"].pop("name"), nodes["dataset"].pop("name")
+    cls = algorithms[algorithm_name]
+    dataset = open_dataset(dataset_name, keys.data_dir, nodes["dataset"])
+    card = dataset.card
+    if keys.test_domains == "each":
+        raise ValueError(
+            f"test_domains=each asks for {len(dataset.domains)} runs. Add -m, or name one: "
+            f"test_domains=[{dataset.domain_names[0]}]."
+        )
+    test = keys.test_domains if isinstance(keys.test_domains, list) else [keys.test_domains]
+    domains = resolve_domains(dataset.domain_names, test, keys.train_domains, keys.val_domains)
+
+    protocol = typed(Protocol, nodes["protocol"], "protocol.")
+    protocol = dataclasses.replace(
+        protocol,
+        num_steps=protocol.num_steps or card.num_steps,
+        evaluate_every=protocol.evaluate_every or card.evaluate_every,
+    )
+    drawn = hparams.draw(cls.HParams, keys.hparams_seed, keys.trial_seed, regime=card.regime)
+    hp = _with_explicit(_capped(drawn, protocol.num_steps), nodes["algorithm"], "algorithm.")
+    optim = hparams.draw(Optim, keys.hparams_seed, keys.trial_seed, regime=card.regime, overrides=cls.optim_fields)
+    optim = dataclasses.replace(_with_explicit(optim, nodes["optim"], "optim."), num_steps=protocol.num_steps)
+
+    network = typed(NetworkOptions, nodes["network"], "network.")
+    if network.name == "auto":
+        network = dataclasses.replace(network, name=card.network, weights=network.weights or card.weights)
+    if network.weights == "none":
+        network = dataclasses.replace(network, weights=None)
+    seed = keys.seed
+    if seed is None:
+        seed = seed_hash(dataset_name, algorithm_name, list(domains.test), keys.hparams_seed, keys.trial_seed)
+    return Run(
+        algorithm=algorithm_name,
+        version=cls.version,
+        hp=hp,
+        optim=optim,
+        dataset=dataset,
+        dataset_name=dataset_name,
+        domains=domains,
+        protocol=protocol,
+        network=network,
+        trainer=typed(TrainerOptions, nodes["trainer"], "trainer."),
+        keys=keys,
+        seed=seed,
+        config=config,
+    )
+
+
+def _with_explicit(instance: Any, written: Mapping[str, Any], where: str) -> Any:
+    explicit = {name: value for name, value in written.items() if value is not None}
+    return typed(type(instance), {**dataclasses.asdict(instance), **explicit}, where)
+
+
+def _capped(hp: Any, num_steps: int) -> Any:
+    """Step counts at most half the run, so that what begins there has time to act."""
+    steps = [name for name, fact in hparams.facts(type(hp)).items() if fact.is_step]
+    return dataclasses.replace(hp, **{name: min(getattr(hp, name), num_steps // 2) for name in steps})

@@ -1,0 +1,353 @@
+"""Networks: normalise -> stages -> features (N, F) -> head (N, C)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from dgbench import backbones
+from dgbench.backbones import ACTIVATIONS, Hooks
+from dgbench.registry import UnknownName
+
+INITS = ("default", "kaiming", "xavier", "orthogonal")
+NORMS = ("none", "batch", "group", "layer", "instance_aware")
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+_PLAIN = {"activation": "relu", "init": "default", "norm": "none"}
+# The options that each net takes, with their defaults.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"width": 128, "depth": 1, **_PLAIN},
+    "small_cnn": {"width": 16, "depth": 3, **_PLAIN},
+    "mnist_cnn": {"init": "default"},
+    "small_resnet": {"width": 16, "depth": 1, **_PLAIN, "norm": "batch"},
+}
+NETWORKS = tuple(_OPTIONS)
+
+
+class Options(TypedDict, total=False):
+    """The options of a network; one that is None is the net's own default."""
+
+    width: int | None
+    """Units of a hidden layer, or channels of the first stage."""
+    depth: int | None
+    """Hidden layers (0 is linear), convolutions, or blocks of each layer."""
+    activation: str | None
+    """One of relu, gelu, leaky_relu, tanh and elu."""
+    init: str | None
+    """One of default, kaiming, xavier and orthogonal."""
+    norm: str | None
+    """One of none, batch, group, layer and instance_aware."""
+    weights: str | Path | None
+    """A tag of timm's, or a local file: a network's state_dict, for timm also the model's own."""
+    dropout: float
+    """Probability that a feature is dropped in training."""
+    freeze_bn: bool
+    """Batch norms keep their running statistics; their weights are still trained."""
+    channels_last: bool
+    """Keep image tensors with channels innermost, which some devices compute faster."""
+    compile: bool
+    """Compile each stage."""
+
+
+_GENERAL: Options = {"dropout": 0.0, "freeze_bn": False, "channels_last": False, "compile": False}
+
+
+class Normalise(nn.Module):
+    """`(x - mean) / std` per channel, or per feature of a vector; as built, the identity.
+
+    Args:
+        input_shape: of an example, channels first.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, input_shape: tuple[int, ...]):
+        super().__init__()
+        shape = (input_shape[0], *[1] * (len(input_shape) - 1))
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised inputs (N, *input_shape)."""
+        return (x - self.mean) / self.std
+
+    def fit(self, x: Tensor) -> None:
+        """Take the statistics of training inputs (N, *input_shape); what is constant keeps its scale."""
+        rows = x.double().transpose(0, 1).flatten(1)  # (C, N * ...)
+        std = rows.std(1, correction=0)
+        self.set(rows.mean(1), torch.where(std > 0, std, 1.0))
+
+    def set(self, mean: Tensor, std: Tensor) -> None:
+        """Take statistics of the first channels (n,); channels beyond these pass unchanged."""
+        num = min(len(mean), len(self.mean))
+        for buffer, values, neutral in ((self.mean, mean, 0.0), (self.std, std, 1.0)):
+            buffer.fill_(neutral)
+            buffer[:num] = values[:num].reshape(num, *buffer.shape[1:]).to(buffer)
+
+
+class Network(nn.Module):
+    """What every method trains. Made by `build_network`.
+
+    Args:
+        recipe: as `network_recipe` returns it.
+        input_shape: of an example, channels first.
+        num_outputs: width of the head.
+        weights: timm tag or local file, None for random ones.
+    """
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        weights: str | None = None,
+    ):
+        super().__init__()
+        self.recipe, self.input_shape, self.num_outputs = recipe, input_shape, num_outputs
+        self.pretrained = weights is not None
+        self._weights = weights
+        state = _read(weights) if weights is not None and _is_file(weights) else None
+        is_own = state is not None and "normalise.mean" in state
+        self.normalise = Normalise(input_shape)
+        self.body = self._make_body(None if is_own else state)
+        self.stages, self.feature_dim = self.body.stages, self.body.feature_dim
+        self.dropout = nn.Dropout(recipe["dropout"])
+        self.head = self.new_head()
+        if is_own and state is not None:
+            self._load(state)
+        self._check_batch_norm()
+        if recipe["channels_last"]:
+            self.to(memory_format=torch.channels_last)
+        if recipe["compile"]:
+            for name in self.stages:
+                self.body.stage(name).compile()
+        self.train()
+
+    def _make_body(self, state: Mapping[str, Tensor] | None) -> backbones.Staged | backbones.TimmBody:
+        name = self.recipe["name"]
+        if name in NETWORKS:
+            if state is not None:
+                raise ValueError(
+                    f"network.weights={self._weights!r} is not a state_dict of a dgbench network, which "
+                    f"network={name} needs. Save one with torch.save(network.state_dict(), path)."
+                )
+            options = {key: self.recipe[key] for key in _OPTIONS[name] if key != "init"}
+            body: backbones.Staged = getattr(backbones, name)(self.input_shape, **options)
+            backbones.initialise(body, self.recipe["init"], self.recipe.get("activation", "relu"))
+            return body
+        tag = self._weights if self._weights and not _is_file(self._weights) else None
+        timm_body = backbones.timm_body(name.removeprefix("timm:"), self.input_shape, tag=tag, state=state)
+        if tag is not None or state is not None:
+            cfg: Any = timm_body.model.pretrained_cfg
+            self.normalise.set(torch.tensor(cfg["mean"]), torch.tensor(cfg["std"]))
+        return timm_body
+
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        self.normalise.set(state["normalise.mean"].flatten(), state["normalise.std"].flatten())
+        own = self.state_dict()
+        body = {key: value for key, value in state.items() if key.startswith("body.")}
+        # The head belongs to another task.
+        kept = {key: value for key, value in own.items() if not key.startswith("body.")}
+        try:
+            self.load_state_dict({**backbones.repeat_channels(body, own), **kept})
+        except RuntimeError as error:
+            cause = " ".join(str(error).split()[:60])
+            raise ValueError(
+                f"network.weights={self._weights!r} does not fit network={self.recipe['name']} ({cause}). "
+                f"Use the options that its network was built with."
+            ) from error
+
+    def _check_batch_norm(self) -> None:
+        if not self.recipe["freeze_bn"]:
+            return
+        if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules()):
+            raise ValueError(
+                f"network.freeze_bn=true, but {self.recipe['name']} as configured has no batch norm. "
+                f"Set freeze_bn=false, or use a net or norm that has."
+            )
+
+    def features(self, x: Tensor, after: Hooks | None = None) -> Tensor:
+        """Features of inputs (N, *input_shape), (N, F).
+
+        Args:
+            x: inputs.
+            after: what to do with the output of a stage, by its name; `normalise` counts as one.
+
+        Raises:
+            UnknownName: `after` names no stage.
+        """
+        after = after or {}
+        for name in after:
+            if name not in ("normalise", *self.stages):
+                raise UnknownName(f"stage of {self.recipe['name']}", name, ["normalise", *self.stages])
+        x = self.normalise(x)
+        x = after["normalise"](x) if "normalise" in after else x
+        if self.recipe["channels_last"]:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.dropout(self.body(x, after))
+
+    def forward(self, x: Tensor, after: Hooks | None = None) -> Tensor:
+        """The answer in the task's inner scale, (N, C)."""
+        return self.head(self.features(x, after))
+
+    def train(self, mode: bool = True) -> Network:
+        """As of any module, but frozen batch norms keep their running statistics."""
+        super().train(mode)
+        if self.recipe["freeze_bn"]:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def new_head(self, in_features: int | None = None) -> nn.Linear:
+        """A fresh head.
+
+        Args:
+            in_features: what it reads, if not the features.
+        """
+        head = nn.Linear(self.feature_dim if in_features is None else in_features, self.num_outputs)
+        backbones.initialise(head, self.recipe.get("init", "default"), "linear")
+        return head
+
+    def rebuild(self, **changes: Any) -> Network:
+        """A network of the same recipe with changes, drawn or loaded afresh, with this one's normalisation.
+
+        Args:
+            changes: arguments of `build_network`. Channels that are added get pretrained filters in turn.
+        """
+        arguments = {
+            **self.recipe,
+            "input_shape": self.input_shape,
+            "num_outputs": self.num_outputs,
+            "weights": self._weights,
+            **changes,
+        }
+        made = build_network(**arguments)
+        if not {"name", "weights"} & set(changes):
+            made.normalise.set(self.normalise.mean.flatten(), self.normalise.std.flatten())
+        return made.to(self.normalise.mean.device)
+
+
+def network_recipe(name: str, **options: Unpack[Options]) -> dict[str, Any]:
+    """Name and resolved options of a network as primitives; builds and downloads nothing.
+
+    Raises:
+        UnknownName: no such network, option, weights, activation, init or norm.
+        ValueError: an option that the network does not take, or a value out of range.
+    """
+    if name not in NETWORKS and not name.startswith("timm:"):
+        raise UnknownName("network", name, [*NETWORKS, "timm:<name>"])
+    own = _OPTIONS.get(name, {})
+    given = {key: value for key, value in options.items() if value is not None}
+    for key, value in given.items():
+        if key not in Options.__annotations__:
+            raise UnknownName("option of a network", key, Options.__annotations__)
+        if key not in (*own, *_GENERAL, "weights"):
+            takes = f"only {', '.join(own)}" if own else "no options of architecture"
+            raise ValueError(f"network.{key}={value!r}, but {name} takes {takes}. Leave {key} out.")
+    weights = options.get("weights")
+    recipe: dict[str, Any] = {"name": name, **own, **_GENERAL, **given}
+    for key, known in (("activation", ACTIVATIONS), ("init", INITS), ("norm", NORMS)):
+        if key in recipe and recipe[key] not in known:
+            raise UnknownName(key, recipe[key], known)
+    for key, least in (("width", 1), ("depth", 0 if name == "mlp" else 1)):
+        if key in recipe and recipe[key] < least:
+            raise ValueError(f"network.{key}={recipe[key]}, expected at least {least} for {name}.")
+    if name == "mlp" and recipe["norm"] == "instance_aware":
+        raise ValueError(
+            "network.norm='instance_aware' normalises maps, but mlp has none. Use batch or layer."
+        )
+    if not 0 <= recipe["dropout"] < 1:
+        raise ValueError(f"network.dropout={recipe['dropout']}, expected a probability from 0 to below 1.")
+    _check_weights(name, weights)
+    return {**recipe, "weights": weights_identity(weights)}
+
+
+def _check_weights(name: str, weights: str | Path | None) -> None:
+    is_file = weights is not None and _is_file(weights)
+    if name.startswith("timm:"):
+        backbones.check_timm(name.removeprefix("timm:"), None if is_file or weights is None else str(weights))
+    elif weights is not None and not is_file:
+        raise ValueError(
+            f"network.weights={str(weights)!r}, expected a local file ({', '.join(SUFFIXES)}) for {name}. "
+            f"Tags belong to network=timm:<name>."
+        )
+    if is_file and not Path(str(weights)).expanduser().is_file():
+        raise ValueError(
+            f"network.weights={str(weights)!r} does not exist. Name a file that torch.save wrote."
+        )
+
+
+def build_network(
+    name: str, input_shape: tuple[int, ...], num_outputs: int, **options: Unpack[Options]
+) -> Network:
+    """A network by name.
+
+    Args:
+        name: one of `NETWORKS`, or `timm:` and a name of timm's.
+        input_shape: of an example, channels first.
+        num_outputs: width of the head.
+        options: see `Options`; each net has its own defaults.
+
+    Raises:
+        UnknownName: no such network, option, weights, activation, init or norm.
+        ValueError: an option or input that the network does not take, or weights that do not fit it.
+    """
+    input_shape = tuple(input_shape)
+    recipe = network_recipe(name, **options)
+    if name != "mlp" and len(input_shape) != 3:
+        raise ValueError(
+            f"network={name} takes images (C, H, W), got inputs of {input_shape}. Use network=mlp."
+        )
+    if name == "mlp" and recipe["channels_last"]:
+        raise ValueError(
+            "network.channels_last=true is for nets on images, but mlp flattens. Leave it false."
+        )
+    weights = options.get("weights")
+    if weights is not None and _is_file(weights):
+        weights = Path(weights).expanduser().resolve()
+    return Network(recipe, input_shape, num_outputs, None if weights is None else str(weights))
+
+
+def _is_file(weights: str | Path) -> bool:
+    return Path(weights).suffix in SUFFIXES
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    try:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return next(
+            (state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state
+        )
+    except Exception as error:
+        raise ValueError(
+            f"network.weights={str(path)!r} cannot be read as weights ({type(error).__name__}). "
+            f"Save a state_dict of tensors with torch.save."
+        ) from error
+
+
+def weights_identity(weights: str | Path | None) -> str | None:
+    """What names weights everywhere: a tag as it is, a local file by the hash of its content."""
+    if weights is None or not _is_file(weights):
+        return None if weights is None else str(weights)
+    with Path(weights).expanduser().open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def weights_hash(network: nn.Module) -> str:
+    """16 hex digits of the SHA-256 of parameters and buffers, in the order of the state_dict."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

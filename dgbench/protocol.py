@@ -1,0 +1,168 @@
+"""How methods are compared: which domains train and test, how each is split, when it is evaluated.
+
+Splits and seeds are DomainBed's to the number: a split depends on (trial seed, index of the domain, size) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import RandomState
+
+from dgbench.hparams import seed_hash
+from dgbench.registry import UnknownName
+
+__all__ = ["Domains", "Protocol", "resolve_domains", "seed_hash", "split_indices", "split_uda", "test_domain_sets"]
+
+SAMPLINGS = ("balanced",)
+
+
+@dataclass(kw_only=True)
+class Protocol:
+    """The part of a run that has to be equal for two methods to be compared.
+
+    What is None is the dataset's own standard, from its card.
+    """
+
+    name: str = "dgbench"
+    num_steps: int | None = None
+    evaluate_every: int | None = None
+    holdout_fraction: float = 0.2
+    uda_holdout_fraction: float = 0.0
+    sampling: str = "balanced"
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        for field, low in (("num_steps", 1), ("evaluate_every", 1)):
+            value = getattr(self, field)
+            if value is not None and value < low:
+                raise ValueError(f"protocol.{field}={value}, expected at least {low}.")
+        if not 0 < self.holdout_fraction < 1:
+            raise ValueError(f"protocol.holdout_fraction={self.holdout_fraction}, expected between 0 and 1.")
+        if not 0 <= self.uda_holdout_fraction < 1:
+            raise ValueError(
+                f"protocol.uda_holdout_fraction={self.uda_holdout_fraction}, expected at least 0 and less than 1."
+            )
+        if self.sampling not in SAMPLINGS:
+            raise UnknownName("sampling (protocol.sampling)", self.sampling, SAMPLINGS)
+
+    def evaluates_at(self, step: int, last: int) -> bool:
+        """Whether an evaluation follows step `step` (counted from 0) of a run whose last step is `last`."""
+        assert self.evaluate_every is not None
+        return step % self.evaluate_every == 0 or step == last
+
+
+def split_indices(
+    n: int, holdout_fraction: float, trial_seed: int, domain_index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split one domain at random into the examples to train (or test) on and those held out.
+
+    Args:
+        n: size of the domain.
+        holdout_fraction: part that is held out.
+        trial_seed: which of the random splits.
+        domain_index: position of the domain in its dataset.
+
+    Returns:
+        Indices of the `in` and of the `out` split.
+
+    >>> split_indices(10, 0.2, 0, 0)[1].tolist()
+    [2, 3]
+    """
+    keys = _shuffled(n, trial_seed, domain_index)
+    held_out = int(n * holdout_fraction)
+    return keys[held_out:], keys[:held_out]
+
+
+def split_uda(
+    in_indices: np.ndarray, uda_fraction: float, trial_seed: int, domain_index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split a test domain's `in` split into what remains and the unlabelled `uda` split."""
+    order = _shuffled(len(in_indices), trial_seed, domain_index)
+    unlabeled = int(len(in_indices) * uda_fraction)
+    return in_indices[order[unlabeled:]], in_indices[order[:unlabeled]]
+
+
+def _shuffled(n: int, trial_seed: int, domain_index: int) -> np.ndarray:
+    # DomainBed shuffles a list; shuffling an array draws the same permutation, faster.
+    keys = np.arange(n)
+    RandomState(seed_hash(trial_seed, domain_index)).shuffle(keys)
+    return keys
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Which domains of a dataset train, validate and test, by name in the dataset's order."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def test_domain_sets(wanted: str | Sequence[str | int], names: Sequence[str]) -> list[list[str]]:
+    """The test domains of each run that `test_domains=wanted` asks for.
+
+    Args:
+        wanted: `each`, or the names or indices of the domains of one run.
+        names: the dataset's domains.
+
+    Raises:
+        UnknownName: a name that is no domain of the dataset.
+    """
+    if wanted == "each":
+        return [[name] for name in names]
+    if isinstance(wanted, str | int):
+        wanted = [wanted]
+    return [_named(wanted, names, "test_domains")]
+
+
+def resolve_domains(
+    names: Sequence[str],
+    test: Sequence[str | int],
+    train: Sequence[str | int] | None = None,
+    val: Sequence[str | int] | None = None,
+) -> Domains:
+    """Which domains train, validate and test; those not named train.
+
+    Args:
+        names: the dataset's domains in order.
+        test: test domains, names or indices.
+        train: training domains; None: all that neither test nor validate.
+        val: validation domains; None: none.
+
+    Raises:
+        UnknownName: a name that is no domain of the dataset.
+        ValueError: a domain that has two roles, or no domain left to train or test on.
+    """
+    tested, validated = _named(test, names, "test_domains"), _named(val or [], names, "val_domains")
+    rest = [name for name in names if name not in tested + validated]
+    trained = rest if train is None else _named(train, names, "train_domains")
+    for role, other, shared in (
+        ("train_domains", "test_domains", set(trained) & set(tested)),
+        ("val_domains", "test_domains", set(validated) & set(tested)),
+        ("train_domains", "val_domains", set(trained) & set(validated)),
+    ):
+        if shared:
+            raise ValueError(
+                f"{', '.join(sorted(shared))} stands in {role} and in {other}; a domain has one role. Take it out of one."
+            )
+    if not trained or not tested:
+        role = "train" if not trained else "test"
+        raise ValueError(f"No domain of {', '.join(names)} is left to {role} on. Name it with {role}_domains=[...].")
+    return Domains(tuple(trained), tuple(validated), tuple(tested))
+
+
+def _named(wanted: Sequence[str | int], names: Sequence[str], key: str) -> list[str]:
+    chosen = set()
+    for item in wanted:
+        # An integer is always an index, also if it came as text.
+        index = int(item) if isinstance(item, int) or str(item).isdigit() else None
+        if index is not None and not 0 <= index < len(names):
+            raise ValueError(f"{key}: {index} is no index of {', '.join(names)}, expected 0 to {len(names) - 1}.")
+        name = names[index] if index is not None else str(item)
+        if name not in names:
+            raise UnknownName(f"domain ({key})", name, names)
+        chosen.add(name)
+    return [name for name in names if name in chosen]

@@ -1,0 +1,364 @@
+"""A run on disk: its identity and status, its evaluations, its lock, its checkpoints; and how sweeps are read.
+
+    <runs_dir>/<run_id>/
+        run.json             identity, configuration, status, versions, hardware, seconds, peak memory
+        evaluations.jsonl    one line per evaluation
+        checkpoints/         resume.pt while running, step_<step>.pt (weights) for the steps that are kept
+        run.lock             host, process, heartbeat
+
+Whatever is written is either appended and synced (a line) or written aside and renamed, so that a process killed at
+any moment leaves a run that can be continued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SCHEMA = 1
+STATUSES = ("running", "interrupted", "complete", "failed", "diverged")
+FINISHED = ("complete", "diverged")
+
+HEARTBEAT_SECONDS = 10.0
+# A lock from another machine counts as abandoned when its heartbeat is this old.
+STALE_SECONDS = 120.0
+
+
+class RunIsLocked(RuntimeError):
+    """Another live process is writing this run."""
+
+
+class CannotWrite(OSError):
+    """The run's folder cannot be written; the text says why."""
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """The run's name: a hash of everything that decides its numbers."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.run_file = self.path / "run.json"
+        self.lines_file = self.path / "evaluations.jsonl"
+        self.lock_file = self.path / "run.lock"
+        self.checkpoints = self.path / "checkpoints"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            CannotWrite: the place cannot be written.
+        """
+        with _sentence(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> dict[str, Any] | None:
+        """What run.json says, or None if there is none."""
+        try:
+            return json.loads(self.run_file.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def write(self, **changes: Any) -> None:
+        """Change fields of run.json."""
+        said = {**(self.read() or {}), **changes}
+        text = json.dumps(_finite(said), indent=1, sort_keys=True) + "\n"
+        replace_file(self.run_file, lambda file: file.write(text.encode("utf-8")))
+
+    def status(self) -> str | None:
+        """One of `STATUSES`, or None if there is no run here."""
+        said = self.read()
+        if said is None:
+            return None
+        if said["status"] in ("running", "interrupted"):
+            return "running" if self.is_locked() else "interrupted"
+        return said["status"]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The evaluations; a last line torn by a kill is left out."""
+        return read_lines(self.lines_file)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add one evaluation; it is on the disk when this returns."""
+        text = json.dumps(_finite(line)) + "\n"
+        with _sentence(self.path), open(self.lines_file, "ab") as file:
+            before = file.tell()
+            try:
+                file.write(text.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                # A full disk may have taken half the line: take it back.
+                with contextlib.suppress(OSError):
+                    os.truncate(self.lines_file, before)
+                raise
+
+    def keep_lines(self, last_step: int) -> None:
+        """Cut the evaluations after `last_step`, and a torn last line."""
+        if self.lines_file.exists():
+            text = "".join(json.dumps(line) + "\n" for line in self.lines() if line["step"] <= last_step)
+            replace_file(self.lines_file, lambda file: file.write(text.encode("utf-8")))
+
+    def weights_file(self, step: int) -> Path:
+        """Where the weights after the evaluation at `step` are kept."""
+        return self.checkpoints / f"step_{step:06d}.pt"
+
+    @property
+    def resume_file(self) -> Path:
+        """Where the state of an unfinished run is kept."""
+        return self.checkpoints / "resume.pt"
+
+    def keep_weights(self, steps: Iterable[int]) -> None:
+        """Delete the weights of all other steps."""
+        kept = {self.weights_file(step) for step in steps}
+        for file in self.checkpoints.glob("step_*.pt"):
+            if file not in kept:
+                file.unlink()
+
+    def is_locked(self) -> bool:
+        """Whether a live process holds the lock."""
+        holder = self._holder()
+        if holder is None:
+            return False
+        age = time.time() - holder["heartbeat"]
+        if holder["host"] == socket.gethostname():
+            return _is_alive(holder["pid"], holder.get("started"))
+        return age < STALE_SECONDS
+
+    def _holder(self) -> dict[str, Any] | None:
+        try:
+            return json.loads(self.lock_file.read_text("utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run: nobody else writes it, and a heartbeat tells other machines so.
+
+        Raises:
+            RunIsLocked: a live process holds it.
+        """
+        with _sentence(self.path), _exclusive(self.path):
+            if self.is_locked():
+                holder = self._holder() or {}
+                raise RunIsLocked(
+                    f"{self.path} is being written by process {holder.get('pid')} on {holder.get('host')}. "
+                    "Wait for it, or stop it first."
+                )
+            self._beat()
+        stop = threading.Event()
+        heart = threading.Thread(target=self._beat_until, args=(stop,), daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            heart.join()
+            with contextlib.suppress(OSError):
+                self.lock_file.unlink()
+
+    def _beat(self) -> None:
+        holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "heartbeat": time.time(),
+        }
+        replace_file(self.lock_file, lambda file: file.write(json.dumps(holder).encode("utf-8")))
+
+    def _beat_until(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            # A full disk must not end the run from here: the writer of the next line will say so.
+            with contextlib.suppress(OSError):
+                self._beat()
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file so that a reader or a crash sees the old content or the new, never a part.
+
+    Raises:
+        CannotWrite: the place cannot be written; what was there stays.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with _sentence(path.parent):
+        try:
+            with open(aside, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of an evaluations.jsonl, without a torn last one."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    # Whole lines end in a newline; what follows the last one was torn by a kill.
+    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+
+
+@contextlib.contextmanager
+def _sentence(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise CannotWrite(
+            error.errno,
+            f"Cannot write under {folder}: {error.strerror}. Free room, make it writable or set runs_dir to another "
+            "folder; what was written so far is whole, and the same command continues",
+        ) from error
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """One process at a time looks at the lock and takes it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_alive(pid: int, started: float | None) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    # The number may belong to another process by now.
+    return started is None or _started(pid) == started
+
+
+def _started(pid: int) -> float | None:
+    """When a process started, in clock ticks since boot; None where the system does not say."""
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def find(paths: str | Path | Sequence[str | Path]) -> list[RunFolder]:
+    """The runs under folders of runs, or the folders of runs themselves, sorted by path.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+    """
+    found = []
+    for path in [Path(paths)] if isinstance(paths, str | Path) else list(map(Path, paths)):
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is not a folder of runs. Name the runs_dir of a sweep, or one run in it.")
+        found += [path] if (path / "run.json").is_file() else sorted(p.parent for p in path.glob("*/run.json"))
+    return [RunFolder(path) for path in dict.fromkeys(found)]
+
+
+def read(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
+    """The evaluations of runs in long form, one row per (run, step, weights, split, domain, metric).
+
+    Columns: those of `runs`, then step, weights, split, domain, metric, value (float64, NaN where undefined), n.
+    """
+    import polars as pl
+
+    rows: dict[str, list[Any]] = {name: [] for name in _ROW}
+    for folder in find(paths):
+        run_id = folder.path.name
+        for line in folder.lines():
+            for key, value in line["values"].items():
+                split, domain, metric = key.split("/")
+                values = (run_id, line["step"], line["weights"], split, domain, metric, value, line["n"][f"{split}/{domain}"])
+                for name, cell in zip(_ROW, values, strict=True):
+                    rows[name].append(cell)
+    frame = pl.DataFrame(rows, schema={name: getattr(pl, kind) for name, kind in _ROW.items()})
+    frame = frame.with_columns(pl.col("value").fill_null(float("nan")))
+    return runs(paths).join(frame, on="run_id", how="inner")
+
+
+def runs(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
+    """One row per run: what identifies it, its status and cost."""
+    import polars as pl
+
+    rows: dict[str, list[Any]] = {name: [] for name in _RUN}
+    for folder in find(paths):
+        said = folder.read() or {}
+        cells = {**said["columns"], "run_id": said["run_id"], "status": folder.status(), "path": str(folder.path)}
+        cells |= {key: said.get(key) for key in ("reason", "group", "seconds", "peak_memory", "package_version")}
+        for name in _RUN:
+            rows[name].append(cells[name])
+    return pl.DataFrame(rows, schema={name: getattr(pl, kind) for name, kind in _RUN.items()})
+
+
+_ROW = {
+    "run_id": "String",
+    "step": "Int64",
+    "weights": "String",
+    "split": "String",
+    "domain": "String",
+    "metric": "String",
+    "value": "Float64",
+    "n": "Int64",
+}
+_RUN = {
+    "run_id": "String",
+    "path": "String",
+    "status": "String",
+    "reason": "String",
+    "group": "String",
+    "package_version": "String",
+    "seconds": "Float64",
+    "peak_memory": "Int64",
+    "dataset": "String",
+    "data": "String",
+    "dataset_domains": "String",
+    "regime": "String",
+    "score": "String",
+    "train_domains": "String",
+    "val_domains": "String",
+    "test_domains": "String",
+    "protocol": "String",
+    "protocol_key": "String",
+    "network": "String",
+    "network_key": "String",
+    "algorithm": "String",
+    "averaging": "String",
+    "hparams": "String",
+    "hparams_seed": "Int64",
+    "trial_seed": "Int64",
+    "num_steps": "Int64",
+}
