@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -273,30 +274,26 @@ def timm_body(
     options: dict[str, Any] = {"num_classes": 0}
     if cfg and cfg.fixed_input_size and input_shape[1:] != own_shape[1:]:
         options["img_size"] = input_shape[1:]
-    is_pretrained = tag is not None or state is not None
-    if is_pretrained:
-        options.update(
-            pretrained=True, pretrained_cfg_overlay=None if state is None else {"state_dict": dict(state)}
-        )
+    channels = own_shape[0] if tag else input_shape[0]
     try:
-        made: Any = timm.create_model(
-            f"{model}.{tag}" if tag else model,
-            in_chans=own_shape[0] if is_pretrained else input_shape[0],
-            **options,
-        )
-        # Kept there, the file's content would be copied along with every copy of the model.
-        made.pretrained_cfg = {
-            key: value for key, value in made.pretrained_cfg.items() if key != "state_dict"
-        }
-        if is_pretrained and own_shape[0] != input_shape[0]:
-            source, cfg = made.state_dict(), made.pretrained_cfg
-            options.update(pretrained=False, pretrained_cfg_overlay=None)
-            made = timm.create_model(model, in_chans=input_shape[0], **options)
-            made.load_state_dict(repeat_channels(source, made.state_dict()))
-            made.pretrained_cfg = cfg
+        made = timm.create_model(f"{model}.{tag}" if tag else model, bool(tag), in_chans=channels, **options)
+        if tag and channels != input_shape[0]:
+            source, made = made, timm.create_model(model, in_chans=input_shape[0], **options)
+            made.pretrained_cfg = source.pretrained_cfg
+            _load(made, source.state_dict())
+        if state is not None:
+            # By timm's convention this reads older formats and fits position embeddings to the image.
+            convert = getattr(sys.modules[type(made).__module__], "checkpoint_filter_fn", None)
+            _load(made, convert(dict(state), made) if convert else state)
     except Exception as error:
         raise ValueError(_timm_failure(model, tag, state, input_shape, error)) from error
     return TimmBody(made, _measured(made, model, input_shape))
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    # timm itself would leave what is missing at random; a classifier may be there in vain.
+    own = model.state_dict()
+    model.load_state_dict({key: value for key, value in repeat_channels(state, own).items() if key in own})
 
 
 def check_timm(model: str, tag: str | None) -> None:
@@ -324,9 +321,7 @@ def check_timm(model: str, tag: str | None) -> None:
 
 
 def _timm_failure(model: str, tag: str | None, state: Any, shape: tuple[int, ...], error: Exception) -> str:
-    cause = (
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no text'}"
-    )
+    cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if tag:
         return (
             f"The weights {tag!r} of the timm model {model!r} could not be downloaded ({cause}). "

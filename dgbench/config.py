@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dgbench import hparams, record
 from dgbench.dataset import MultiDomainDataset
 from dgbench.hparams import Optim, seed_hash
+from dgbench.network import network_recipe
 from dgbench.protocol import Domains, Protocol, resolve_domains
 from dgbench.registry import UnknownName, algorithms, datasets
 
@@ -119,6 +120,8 @@ class Run:
     domains: Domains
     protocol: Protocol
     network: NetworkOptions
+    recipe: dict[str, Any]
+    """The network's options with its defaults filled in."""
     trainer: TrainerOptions
     keys: Keys
     seed: int
@@ -128,8 +131,6 @@ class Run:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the numbers; no path, no machine, no code version."""
-        from dgbench.network import weights_identity
-
         trainer = self.trainer
         return {
             "schema": record.SCHEMA,
@@ -142,7 +143,7 @@ class Run:
             },
             "domains": dataclasses.asdict(self.domains),
             "protocol": dataclasses.asdict(self.protocol),
-            "network": {**dataclasses.asdict(self.network), "weights": weights_identity(self.network.weights)},
+            "network": self.recipe,
             "algorithm": {"name": self.algorithm, "version": self.version, "hparams": dataclasses.asdict(self.hp)},
             "optim": dataclasses.asdict(self.optim),
             "averaging": self.keys.averaging,
@@ -210,7 +211,7 @@ def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[st
     store.store(
         group="hydra/sweeper",
         name="dgbench",
-        node={"_target_": "hydra_plugins.dgbench_sweeper.DGBenchSweeper"},
+        node={"_target_": "hydra_plugins.dgbench_sweeper.DGBenchSweeper", "arguments": []},
         provider="dgbench",
     )
     for group, registry, chosen, attribute in (
@@ -232,7 +233,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         ValueError: anything else that Hydra refuses.
     """
     parsed = parse(overrides)
-    chosen = {"algorithm": ["erm"], "dataset": []}
+    chosen = {"algorithm": ["erm"], "dataset": ["digits_rot"]}
     for override in parsed:
         if override.key_or_group in chosen:
             chosen[override.key_or_group] = [str(override.value())]
@@ -254,8 +255,6 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _raise_unknown_key(lines: list[str], algorithm: list[str], dataset: list[str], error: Exception) -> None:
     """Say which key is unknown and what it may have meant; otherwise say what Hydra said."""
-    if not dataset:
-        raise ValueError(f"No dataset is named. Add dataset=NAME, one of: {', '.join(datasets.names())}.") from error
     with initialize_config_module(version_base=None, config_module="dgbench.configs"):
         base = hydra_compose(config_name="config", overrides=[f"algorithm={algorithm[0]}", f"dataset={dataset[0]}"])
     known = _paths(OmegaConf.to_container(base, resolve=False))
@@ -296,13 +295,18 @@ def typed(cls: type, values: Mapping[str, Any], where: str) -> Any:
         if name not in known:
             raise UnknownName("key", where + name, [where + k for k in known])
     try:
-        return pydantic.TypeAdapter(cls).validate_python(dict(values))
+        return _adapter(cls).validate_python(dict(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
             raise cause from error
         name = where + str(first["loc"][0])
         raise ValueError(f"{name}={first['input']!r}: {first['msg'].lower()}.") from error
+
+
+@functools.cache
+def _adapter(cls: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(cls)
 
 
 @functools.lru_cache(maxsize=4)
@@ -362,6 +366,7 @@ def resolve(config: Mapping[str, Any]) -> Run:
         network = dataclasses.replace(network, name=card.network, weights=network.weights or card.weights)
     if network.weights == "none":
         network = dataclasses.replace(network, weights=None)
+    options = {name: value for name, value in dataclasses.asdict(network).items() if name != "name"}
     seed = keys.seed
     if seed is None:
         seed = seed_hash(dataset_name, algorithm_name, list(domains.test), keys.hparams_seed, keys.trial_seed)
@@ -375,6 +380,7 @@ def resolve(config: Mapping[str, Any]) -> Run:
         domains=domains,
         protocol=protocol,
         network=network,
+        recipe=network_recipe(network.name, dropout=optim.dropout, **options),
         trainer=typed(TrainerOptions, nodes["trainer"], "trainer."),
         keys=keys,
         seed=seed,

@@ -121,7 +121,12 @@ class Network(nn.Module):
         self.head = self.new_head()
         if is_own and state is not None:
             self._load(state)
-        self._check_batch_norm()
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if recipe["freeze_bn"] and not norms:
+            raise ValueError(
+                f"network.freeze_bn=true, but {recipe['name']} as configured has no batch norm. "
+                f"Set freeze_bn=false, or use a net or norm that has."
+            )
         if recipe["channels_last"]:
             self.to(memory_format=torch.channels_last)
         if recipe["compile"]:
@@ -157,20 +162,11 @@ class Network(nn.Module):
         try:
             self.load_state_dict({**backbones.repeat_channels(body, own), **kept})
         except RuntimeError as error:
-            cause = " ".join(str(error).split()[:60])
+            cause = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"network.weights={self._weights!r} does not fit network={self.recipe['name']} ({cause}). "
                 f"Use the options that its network was built with."
             ) from error
-
-    def _check_batch_norm(self) -> None:
-        if not self.recipe["freeze_bn"]:
-            return
-        if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules()):
-            raise ValueError(
-                f"network.freeze_bn=true, but {self.recipe['name']} as configured has no batch norm. "
-                f"Set freeze_bn=false, or use a net or norm that has."
-            )
 
     def features(self, x: Tensor, after: Hooks | None = None) -> Tensor:
         """Features of inputs (N, *input_shape), (N, F).
@@ -295,6 +291,9 @@ def build_network(
         num_outputs: width of the head.
         options: see `Options`; each net has its own defaults.
 
+    >>> build_network("small_cnn", (3, 16, 16), 2).stages
+    ('conv1', 'conv2', 'conv3')
+
     Raises:
         UnknownName: no such network, option, weights, activation, init or norm.
         ValueError: an option or input that the network does not take, or weights that do not fit it.
@@ -337,7 +336,11 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 
 
 def weights_identity(weights: str | Path | None) -> str | None:
-    """What names weights everywhere: a tag as it is, a local file by the hash of its content."""
+    """What names weights everywhere: a tag as it is, a local file by the hash of its content.
+
+    >>> weights_identity("a1_in1k")
+    'a1_in1k'
+    """
     if weights is None or not _is_file(weights):
         return None if weights is None else str(weights)
     with Path(weights).expanduser().open("rb") as file:

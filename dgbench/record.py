@@ -67,7 +67,7 @@ class RunFolder:
         Raises:
             CannotWrite: the place cannot be written.
         """
-        with _sentence(self.path):
+        with writable(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ class RunFolder:
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one evaluation; it is on the disk when this returns."""
         text = json.dumps(_finite(line)) + "\n"
-        with _sentence(self.path), open(self.lines_file, "ab") as file:
+        with writable(self.path), open(self.lines_file, "ab") as file:
             before = file.tell()
             try:
                 file.write(text.encode("utf-8"))
@@ -156,7 +156,7 @@ class RunFolder:
         Raises:
             RunIsLocked: a live process holds it.
         """
-        with _sentence(self.path), _exclusive(self.path):
+        with writable(self.path), _exclusive(self.path):
             if self.is_locked():
                 holder = self._holder() or {}
                 raise RunIsLocked(
@@ -198,7 +198,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         CannotWrite: the place cannot be written; what was there stays.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with _sentence(path.parent):
+    with writable(path.parent):
         try:
             with open(aside, "wb") as file:
                 write(file)
@@ -221,7 +221,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _sentence(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Turn what the system says of a full or read-only disk into a sentence.
+
+    Raises:
+        CannotWrite: the place cannot be written.
+    """
     try:
         yield
     except CannotWrite:

@@ -42,11 +42,12 @@ class Interrupted(BaseException):
 class Outcome:
     """How a run ended."""
 
-    run_id: str
+    folder: Path
     status: str
     reason: str | None
     seconds: float
     skipped: bool = False
+    """There was nothing left to do."""
 
 
 def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
@@ -68,7 +69,7 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
     with folder.lock(), interruptible():
         if is_done(run, folder):
             said = folder.read() or {}
-            return Outcome(run.run_id, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
+            return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
         started = time.perf_counter()
         said = folder.read() or {}
         if run.keys.overwrite:
@@ -88,10 +89,10 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
             logging.getLogger("dgbench").debug("%s failed", run.label, exc_info=True)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             folder.write(status="failed", reason=reason)
-            return Outcome(run.run_id, "failed", reason, time.perf_counter() - started)
+            return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
         folder.write(status=status, reason=reason, finished=time.time())
         folder.resume_file.unlink(missing_ok=True)
-        return Outcome(run.run_id, status, reason, time.perf_counter() - started)
+        return Outcome(folder.path, status, reason, time.perf_counter() - started)
 
 
 def wanted_splits(run: Run) -> list[tuple[str, str]]:
@@ -328,7 +329,9 @@ def _rebuild(said: Mapping[str, Any]) -> Algorithm:
     identity, model = said["identity"], said["model"]
     task = Task(**model["task"])
     options = {key: value for key, value in identity["network"].items() if key not in ("name", "weights", "compile")}
-    network: Network = build_network(identity["network"]["name"], tuple(model["input_shape"]), task.num_outputs, **options)
+    network: Network = build_network(
+        identity["network"]["name"], tuple(model["input_shape"]), task.num_outputs, **options
+    )
     # The weights come from the checkpoint, wherever they came from first.
     network.pretrained = model["pretrained"]
     cls = algorithms[identity["algorithm"]["name"]]

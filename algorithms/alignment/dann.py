@@ -74,7 +74,7 @@ class DANN(Algorithm):
         "weight_decay": like("weight_decay", key="weight_decay_g"),
     }
 
-    def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: HParams):
+    def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):
         super().__init__(task, network, num_domains, optim, hp)
         if hp.form not in FORMS:
             raise UnknownName("form of DANN", hp.form, FORMS)

@@ -51,7 +51,7 @@ def perturbed(parameters: Sequence[Tensor], perturbation: Gradients) -> Iterator
 
 @contextmanager
 def frozen_buffers(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation uses the batch as ever; afterwards its running statistics are what they were."""
+    """Afterwards the buffers are what they were: batch normalisation remembers nothing of what it saw."""
     buffers = [b for m in module.modules() if m.training for b in m.buffers(recurse=False)]
     saved = [buffer.clone() for buffer in buffers]
     try:

@@ -36,7 +36,7 @@ class HParams:
 class Mixup(Algorithm):
     """Minimise `mean(l * R_i(x) + (1 - l) * R_j(x))` over pairs of domains, x = l * x_i + (1 - l) * x_j.
 
-    `R_i(x)` () is the mean loss at the mixed inputs with the targets of domain i, `l` () ~ Beta(alpha, alpha).
+    `R_i(x)` () is the mean loss at the mixed inputs against targets of domain i, `l` () ~ Beta(alpha, alpha).
     """
 
     HParams = HParams

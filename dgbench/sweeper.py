@@ -1,0 +1,308 @@
+"""Many runs: which ones a command asks for, which are done, and running the rest.
+
+Hydra composes once per distinct (method, dataset, preset); everything else is set in the composed configuration, so
+that thousands of jobs expand in seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dgbench import config, record
+from dgbench.config import Run
+from dgbench.protocol import test_domain_sets
+from dgbench.record import RunFolder, RunIsLocked
+
+# Overrides that change which keys there are; the rest only change values.
+GROUPS = ("algorithm", "dataset", "protocol")
+DOMAIN_KEYS = ("test_domains", "train_domains", "val_domains")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that a command asks for."""
+
+    run: Run
+    overrides: tuple[str, ...]
+    """What a worker process composes it from."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How the runs of a command ended."""
+
+    counts: Mapping[str, int]
+    failures: tuple[tuple[str, str], ...]
+    """Label and reason of each failed run."""
+    seconds: float
+
+
+def expand(arguments: Sequence[str]) -> list[Job]:
+    """The runs that some overrides ask for, each once; `test_domains=each` is expanded per dataset.
+
+    Raises:
+        UnknownName: a name or key that does not exist.
+        ValueError: an override that cannot be read, or a value that does not fit.
+    """
+    overrides = [o for o in config.parse(arguments) if not o.is_hydra_override()]
+    jobs: dict[str, Job] = {}
+    bases: dict[tuple[str, ...], dict[str, Any]] = {}
+    for chosen in itertools.product(*map(_choices, overrides)):
+        lines = [f"{key}={text}" for key, text, _ in chosen]
+        groups = tuple(line for line, (key, _, _) in zip(lines, chosen, strict=True) if key in GROUPS)
+        if groups not in bases:
+            bases[groups] = config.compose(lines)
+        composed = copy.deepcopy(bases[groups])
+        for key, _, value in chosen:
+            if key not in GROUPS:
+                _set(composed, key, value)
+        for test in _test_domains(composed):
+            run = config.resolve({**composed, "test_domains": test})
+            kept = [line for line in lines if not line.startswith("test_domains=")]
+            jobs.setdefault(run.run_id, Job(run, (*kept, f"test_domains=[{','.join(test)}]")))
+    return list(jobs.values())
+
+
+def _choices(override: Override) -> list[tuple[str, str, Any]]:
+    """Key, text and value of each value that an override takes."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [(key, override.get_value_element_as_str(), override.value())]
+    if not override.is_discrete_sweep():
+        raise ValueError(f"{override.input_line}: expected values separated by commas, or range(n).")
+    texts = list(override.sweep_string_iterator())
+    return [(key, text, config.parse([f"{key}={text}"])[0].value()) for text in texts]
+
+
+def _set(composed: dict[str, Any], key: str, value: Any) -> None:
+    node = composed
+    *path, last = key.lstrip("+").split(".")
+    for name in path:
+        node = node[name]
+    node[last] = value
+
+
+def _test_domains(composed: Mapping[str, Any]) -> list[list[str]]:
+    node = dict(composed["dataset"])
+    dataset = config.open_dataset(node.pop("name"), composed["data_dir"], node)
+    return test_domain_sets(composed["test_domains"], dataset.domain_names)
+
+
+def pending(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs that are not done."""
+    from dgbench.runner import is_done
+
+    return [job for job in jobs if not is_done(job.run, job.run.folder)]
+
+
+def run_sweep(
+    arguments: Sequence[str],
+    launch: Callable[[Sequence[Sequence[str]]], Any] | None = None,
+    console: Console | None = None,
+) -> Report:
+    """Everything that some overrides ask for and that is not done yet.
+
+    Args:
+        arguments: overrides in Hydra's grammar, with several values per key.
+        launch: runs the jobs, given the overrides of each; None: in this process, one after the other.
+        console: where progress is shown.
+
+    Raises:
+        CannotWrite: a folder cannot be written.
+        Interrupted: SIGINT or SIGTERM; the same command continues.
+    """
+    console = console or Console(stderr=True)
+    started = time.perf_counter()
+    with console.status("Expanding the sweep"):
+        jobs = expand(arguments)
+        todo = pending(jobs)
+    if not todo:
+        console.print(f"Nothing to do: {len(jobs)} of {len(jobs)} runs are done.")
+    else:
+        for runs_dir in {job.run.keys.runs_dir for job in jobs}:
+            _write_plan(Path(runs_dir).expanduser(), [job for job in jobs if job.run.keys.runs_dir == runs_dir], arguments)
+        console.print(f"{len(todo)} of {len(jobs)} runs to do.")
+        with _progress(console) as progress:
+            if launch is None:
+                _run_here(todo, progress)
+            else:
+                with _watched(todo, progress):
+                    launch([job.overrides for job in todo])
+    return _report(jobs, time.perf_counter() - started)
+
+
+def _run_here(todo: Sequence[Job], progress: Progress) -> None:
+    from dgbench.runner import execute
+
+    total = progress.add_task("runs", total=len(todo))
+    for job in todo:
+        steps = progress.add_task(job.run.label, total=job.run.protocol.num_steps)
+        try:
+            execute(job.run, lambda step, steps=steps: progress.update(steps, completed=step))
+        except RunIsLocked as error:
+            progress.console.print(str(error))
+        progress.remove_task(steps)
+        progress.advance(total)
+
+
+class _watched:  # noqa: N801
+    """Shows how many of some runs are finished while other processes run them."""
+
+    def __init__(self, todo: Sequence[Job], progress: Progress):
+        self.waiting, self.progress = list(todo), progress
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        total = self.progress.add_task("runs", total=len(self.waiting))
+        is_last_look = False
+        while not is_last_look:
+            is_last_look = self.stop.wait(2.0)
+            # Launchers start jobs in order: the first few that are not finished are the ones to look at.
+            near, far = self.waiting[:256], self.waiting[256:]
+            near = [job for job in near if job.run.folder.status() in (None, "running", "interrupted")]
+            done = len(self.waiting) - len(near) - len(far)
+            self.waiting = near + far
+            self.progress.advance(total, done)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+    )
+
+
+def _report(jobs: Sequence[Job], seconds: float) -> Report:
+    counts: Counter[str] = Counter()
+    failures = []
+    for job in jobs:
+        said = job.run.folder.read() or {}
+        status = job.run.folder.status() or "not started"
+        counts[status] += 1
+        if status in ("failed", "diverged"):
+            failures.append((job.run.label, said.get("reason") or ""))
+    return Report(counts, tuple(failures), seconds)
+
+
+def _write_plan(runs_dir: Path, jobs: Sequence[Job], arguments: Sequence[str]) -> None:
+    """What was asked for, so that `status` knows what is still missing."""
+    plan = {
+        "arguments": list(arguments),
+        "runs": {job.run.run_id: [job.run.dataset_name, job.run.algorithm, job.run.label] for job in jobs},
+    }
+    folder = runs_dir / "sweeps"
+    with record.writable(runs_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plan, indent=0)
+    name = record.identity_hash(plan["runs"])  # type: ignore[arg-type]
+    record.replace_file(folder / f"{name}.json", lambda file: file.write(text.encode("utf-8")))
+
+
+def status(paths: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+    """Counts of runs by status, what is missing from the sweeps asked for, and the seconds left by the mean so far."""
+    roots = [Path(paths)] if isinstance(paths, str | Path) else list(map(Path, paths))
+    statuses, seconds = {}, {}
+    for folder in record.find(roots):
+        said = folder.read() or {}
+        statuses[folder.path.name] = folder.status()
+        if said.get("seconds"):
+            columns = said["columns"]
+            seconds.setdefault((columns["dataset"], columns["algorithm"]), []).append(said["seconds"])
+    planned: dict[str, list[str]] = {}
+    for root in roots:
+        for plan in sorted((root / "sweeps").glob("*.json")):
+            planned |= json.loads(plan.read_text("utf-8"))["runs"]
+    missing = {run_id: facts for run_id, facts in planned.items() if run_id not in statuses}
+    left = [
+        facts for run_id, facts in planned.items() if statuses.get(run_id) in (None, "running", "interrupted")
+    ]
+    every = [value for values in seconds.values() for value in values]
+    total = 0.0
+    for dataset, algorithm, _ in left:
+        known = seconds.get((dataset, algorithm), every)
+        total += sum(known) / len(known) if known else float("nan")
+    counts = Counter(str(value) for value in statuses.values())
+    return {
+        "counts": {name: counts[name] for name in record.STATUSES if counts[name]},
+        "not started": len(missing),
+        "planned": len(planned),
+        "seconds_left": total / max(1, counts["running"]),
+    }
+
+
+def _overrides(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:
+    """Python keys as overrides: nested mappings become dotted keys, and in a sweep a list means several values."""
+    for key, value in keys.items():
+        if isinstance(value, Mapping):
+            yield from _overrides({f"{key}.{inner}": item for inner, item in value.items()}, sweep=sweep)
+            continue
+        is_list = isinstance(value, list | tuple | range)
+        takes_list = key in DOMAIN_KEYS and is_list and not any(isinstance(v, list | tuple) for v in value)
+        if sweep and is_list and not takes_list:
+            yield f"{key}={','.join(map(_literal, value))}"
+        else:
+            yield f"{key}={_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    """A Python value in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple | range):
+        return f"[{','.join(map(_literal, value))}]"
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def train(**keys: Any) -> Any:
+    """One run, as `dgbench train` with the same keys.
+
+    Args:
+        keys: e.g. `algorithm="vrex", dataset="digits_rot", test_domains=["rot0"], optim={"lr": 1e-3}`.
+
+    Returns:
+        An `Outcome`; its `folder` holds the record.
+    """
+    from dgbench.runner import execute
+
+    return execute(config.resolve(config.compose(list(_overrides(keys, sweep=False)))))
+
+
+def sweep(**keys: Any) -> Report:
+    """Many runs, as `dgbench train -m` with the same keys; a list means several values.
+
+    Args:
+        keys: e.g. `algorithm=["erm", "vrex"], dataset="digits_rot", test_domains="each", trial_seed=range(3)`.
+    """
+    return run_sweep(list(_overrides(keys, sweep=True)))
