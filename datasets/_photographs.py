@@ -24,7 +24,7 @@ PHOTOGRAPHS = {
     "retina": ("skimage", "data/retina.jpg"),
     "rocket": ("skimage", "data/rocket.jpg"),
 }
-"""Package and file of each photograph. scikit-image downloads what is not among these, so nothing else is read."""
+"""Package and file of each photograph: only such as lie in the package, the others are downloaded."""
 
 BLOCK = 96
 TILE = 32

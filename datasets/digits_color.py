@@ -15,9 +15,9 @@ from ._digits import DigitsDataset, digits_card, load_images
 class DigitsColor(DigitsDataset):
     """Coloured digits at a size that trains in seconds: (2, 8, 8) images in [0, 1].
 
-    The label is whether the digit is below 5, flipped with probability 0.25. The colour is the label, flipped with a
-    probability that only the domain decides, and says in which of the two channels the digit is drawn. Shape alone
-    reaches 75 % at best everywhere; colour alone reaches 90, 80 and 10 %.
+    The label is whether the digit is below 5, flipped with probability 0.25. The colour is the label,
+    flipped with a probability that only the domain decides, and says in which of the two channels the digit
+    is drawn. Shape alone reaches 75 % at best everywhere; colour alone reaches 90, 80 and 10 %.
 
     Domains:
         plus90, plus80, minus90: colour equals label with probability 0.9, 0.8, 0.1.
@@ -32,15 +32,15 @@ class DigitsColor(DigitsDataset):
     Splits:
         None official; partition, label noise and colours are drawn from `data_seed`.
     Known defects:
-        A quarter of the labels is wrong by design. Writers are not identified, so the digits of one writer lie in
-        several domains.
+        A quarter of the labels is wrong by design. Writers are not identified, so the digits of one writer
+        lie in several domains.
     Reference:
-        Alpaydin and Kaynak, 1998, for the images; Arjovsky et al., "Invariant Risk Minimization", 2019, for the
-        colours.
+        Alpaydin and Kaynak, 1998, for the images; Arjovsky et al., "Invariant Risk Minimization", 2019, for
+        the colours.
     """
 
     card = digits_card(
-        summary="Handwritten digits in two colours that agree with the noisy label or contradict it; below five?",
+        summary="Handwritten digits whose colour agrees with the noisy label or contradicts it; below five?",
         domains=tuple(COLOR_FLIPS),
         sizes=(599, 599, 599),
         classes=("five_to_nine", "zero_to_four"),

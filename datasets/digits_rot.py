@@ -18,9 +18,9 @@ PADDING = 2
 class DigitsRot(DigitsDataset):
     """Rotated digits at a size that trains in seconds: (1, 12, 12) images in [0, 1].
 
-    Each image belongs to one domain. It is padded by 2 pixels of background, so that corners stay inside the frame,
-    and rotated counter-clockwise with bilinear interpolation. Angles between others are easy to extrapolate to, the
-    two ends are not.
+    Each image belongs to one domain. It is padded by 2 pixels of background, so that corners stay inside
+    the frame, and rotated counter-clockwise with bilinear interpolation. Angles between others are easy,
+    the two ends are not: there the model extrapolates.
 
     Domains:
         rot0, rot15, rot30, rot45, rot60, rot75: the angle in degrees.
@@ -37,8 +37,8 @@ class DigitsRot(DigitsDataset):
     Known defects:
         Writers are not identified, so the digits of one writer lie in several domains.
     Reference:
-        Alpaydin and Kaynak, 1998, for the images; Ghifary et al., "Domain Generalization for Object Recognition with
-        Multi-task Autoencoders", ICCV 2015, for the rotations.
+        Alpaydin and Kaynak, 1998, for the images; Ghifary et al., "Domain Generalization for Object
+        Recognition with Multi-task Autoencoders", ICCV 2015, for the rotations.
     """
 
     card = digits_card(

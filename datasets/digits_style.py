@@ -26,8 +26,9 @@ def _occlude(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     images = images.copy()
     N, H, W = images.shape
     tops, lefts = rng.integers(H - SQUARE + 1, size=N), rng.integers(W - SQUARE + 1, size=N)
-    for image, top, left, gray in zip(images, tops, lefts, rng.random(N), strict=True):
-        image[top : top + SQUARE, left : left + SQUARE] = gray
+    grays = rng.uniform(size=N)
+    for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        images[i, top : top + SQUARE, left : left + SQUARE] = grays[i]
     return images
 
 
@@ -42,7 +43,7 @@ STYLES: dict[str, Style] = {
 
 
 @dataclass(kw_only=True)
-class Options(DatasetOptions):
+class DigitsStyleOptions(DatasetOptions):
     """Options of `DigitsStyle`."""
 
     exclude_invert: bool = option(False, "leave out the inverted domain, which alone decides the mean")
@@ -51,13 +52,13 @@ class Options(DatasetOptions):
 class DigitsStyle(DigitsDataset):
     """Digits in six styles, (1, 8, 8) images in [0, 1].
 
-    Easy and hard shifts side by side: five styles are learnt from the others to different degrees, `invert` is far
-    below chance. It alone pulls the mean down by more than ten points; `exclude_invert=true` leaves it out and changes
-    no other domain.
+    Easy and hard shifts side by side: five styles are learnt from the others to different degrees, `invert`
+    is far below chance. It alone pulls the mean down by more than ten points; `exclude_invert=true` leaves
+    it out and changes no other domain.
 
     Domains:
-        clean; invert: 1 - x; dilate: grey dilation 2x2; noise: Gaussian, deviation 0.35, clipped; blur: Gaussian,
-        deviation 1 pixel; occlude: a 3x3 square of one grey level at a random place.
+        clean; invert: 1 - x; dilate: grey dilation 2x2; noise: Gaussian, deviation 0.35, clipped; blur:
+        Gaussian, deviation 1 pixel; occlude: a 3x3 square of one grey level at a random place.
     Classes:
         The digits 0 to 9.
     Images per domain:
@@ -74,14 +75,14 @@ class DigitsStyle(DigitsDataset):
         Alpaydin and Kaynak, 1998, for the images.
     """
 
-    Options = Options
+    Options = DigitsStyleOptions
     card = digits_card(
         summary="Handwritten digits in six styles; which digit is it?",
         domains=tuple(STYLES),
         sizes=(300, 300, 300, 299, 299, 299),
         classes=tuple("0123456789"),
     )
-    options: Options
+    options: DigitsStyleOptions
 
     def load(self) -> Iterator[TensorDomain]:
         """The domains, by style."""

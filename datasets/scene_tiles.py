@@ -50,14 +50,15 @@ STYLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class SceneTiles(PhotographDataset):
     """Eight photographs cut into (3, 32, 32) tiles in [0, 1]; the class is the photograph.
 
-    Each photograph is resized to a shorter side of 480 pixels and cut into blocks that do not overlap; a block belongs
-    to one domain, so domains share no pixel. Tiles of flat background are dropped.
+    Each photograph is resized to a shorter side of 480 pixels and cut into blocks that do not overlap; a
+    block belongs to one domain, so domains share no pixel. Tiles of flat background are dropped.
 
     Domains:
-        photo; art: median filter, hue shifted by a third, more saturated; cartoon: four levels per channel and dark
-        outlines; sketch: outlines on white.
+        photo; art: median filter, hue shifted by a third, more saturated; cartoon: four levels per channel
+        and dark outlines; sketch: outlines on white.
     Classes:
-        astronaut, chelsea (a cat), coffee, hubble (galaxies), ihc (stained tissue), retina, rocket, china (a temple).
+        astronaut, chelsea (a cat), coffee, hubble (galaxies), ihc (stained tissue), retina, rocket, china
+        (a temple).
     Images per domain:
         About 470: at most 60 of a class, fewer where much is background. The numbers depend on `data_seed`.
     Licence:
@@ -67,8 +68,8 @@ class SceneTiles(PhotographDataset):
     Splits:
         None official; blocks and the choice of tiles are drawn from `data_seed`.
     Known defects:
-        Tiles of one block overlap, so a random split within a domain shares pixels and looks easier than it is.
-        Classes are not quite balanced: macro accuracy is the fairer number.
+        Tiles of one block overlap, so a random split within a domain shares pixels and looks easier than it
+        is. Classes are not quite balanced: macro accuracy is the fairer number.
     Reference:
         van der Walt et al., "scikit-image: image processing in Python", PeerJ 2:e453, 2014.
     """
@@ -82,7 +83,7 @@ class SceneTiles(PhotographDataset):
         network="small_cnn",
         num_steps=500,
         evaluate_every=100,
-        licence="public domain or CC0, but china.jpg: CC BY 2.0, danielbuechele (flickr.com/photos/danielbuechele)",
+        licence="public domain or CC0, but china.jpg: CC BY 2.0, flickr.com/photos/danielbuechele",
         source="seven photographs shipped with scikit-image and china.jpg, shipped with scikit-learn",
         checksums={
             "astronaut.png": "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",

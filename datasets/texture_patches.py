@@ -28,12 +28,13 @@ MOST = 110
 class TexturePatches(PhotographDataset):
     """Brick, grass and gravel as (1, 32, 32) grey patches in [0, 1].
 
-    Each photograph is cut into 25 blocks that do not overlap; a block belongs to one domain, so domains share no pixel.
-    Mean grey level is a shortcut that holds in `plain` and breaks elsewhere: normalising each patch helps a lot.
+    Each photograph is cut into 25 blocks that do not overlap; a block belongs to one domain, so domains
+    share no pixel. Mean grey level is a shortcut that holds in `plain` and breaks elsewhere: normalising
+    each patch helps a lot.
 
     Domains:
-        plain; gamma: x^1.8; blur: Gaussian, deviation 1.5 pixels; zoom: 1.5 times, bilinear; noise: Gaussian, deviation
-        0.1, clipped; lowcon: contrast 0.4 around 0.5.
+        plain; gamma: x^1.8; blur: Gaussian, deviation 1.5 pixels; zoom: 1.5 times, bilinear; noise:
+        Gaussian, deviation 0.1, clipped; lowcon: contrast 0.4 around 0.5.
     Classes:
         brick, grass, gravel.
     Images per domain:
@@ -45,7 +46,8 @@ class TexturePatches(PhotographDataset):
     Splits:
         None official; blocks, noise and the choice of patches are drawn from `data_seed`.
     Known defects:
-        Patches of one block overlap, so a random split within a domain shares pixels and looks easier than it is.
+        Patches of one block overlap, so a random split within a domain shares pixels and looks easier than
+        it is.
     Reference:
         van der Walt et al., "scikit-image: image processing in Python", PeerJ 2:e453, 2014.
     """
@@ -73,7 +75,9 @@ class TexturePatches(PhotographDataset):
     def load(self) -> Iterator[TensorDomain]:
         """The domains, by change; within a domain, patches are ordered by class."""
         rng = np.random.default_rng(self.options.data_seed)
-        cells: dict[str, list[np.ndarray]] = {name: [] for name in STYLES}  # per domain, patches of each class
+        cells: dict[str, list[np.ndarray]] = {
+            name: [] for name in STYLES
+        }  # per domain, patches of each class
         for texture in self.card.classes:
             blocks = cut_blocks(read_photograph(texture))
             order = rng.permutation(len(blocks))
@@ -83,5 +87,7 @@ class TexturePatches(PhotographDataset):
                 cells[name].append(patches[rng.permutation(len(patches))[:MOST]])
         for name, patches_by_class in cells.items():
             inputs = torch.from_numpy(np.concatenate(patches_by_class).astype(np.float32))[:, None]
-            targets = np.repeat(np.arange(len(patches_by_class)), [len(patches) for patches in patches_by_class])
+            targets = np.repeat(
+                np.arange(len(patches_by_class)), [len(patches) for patches in patches_by_class]
+            )
             yield TensorDomain(name, inputs, torch.from_numpy(targets))

@@ -19,10 +19,11 @@ import pydantic
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dgbench import hparams, record
@@ -244,26 +245,34 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     register(algorithm, dataset)
     lines = [override.input_line or "" for override in parsed]
     try:
-        with initialize_config_module(version_base=None, config_module="dgbench.configs"):
-            config = hydra_compose(config_name="config", overrides=lines)
-        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        container = OmegaConf.to_container(_composed(lines), resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         _raise_unknown_key(lines, algorithm, dataset, error)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """Hydra's composition, also from inside a Hydra application, whose own state is put aside for it."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(version_base=None, config_module="dgbench.configs"):
+            return hydra_compose(config_name="config", overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
 def _raise_unknown_key(lines: list[str], algorithm: list[str], dataset: list[str], error: Exception) -> None:
     """Say which key is unknown and what it may have meant; otherwise say what Hydra said."""
-    with initialize_config_module(version_base=None, config_module="dgbench.configs"):
-        base = hydra_compose(config_name="config", overrides=[f"algorithm={algorithm[0]}", f"dataset={dataset[0]}"])
+    base = _composed([f"algorithm={algorithm[0]}", f"dataset={dataset[0]}"])
     known = _paths(OmegaConf.to_container(base, resolve=False))
     for line in lines:
         key = line.split("=")[0].lstrip("+~")
         if key not in known and not key.startswith("hydra"):
             node = key.rpartition(".")[0]
             siblings = [name for name in known if node and name.startswith(f"{node}.")]
-            if not difflib.get_close_matches(key, siblings or known, n=1) and key.startswith("trainer."):
+            if key.startswith("trainer.") and not difflib.get_close_matches(key, siblings, n=1, cutoff=0.85):
                 raise ValueError(
                     f"{key} is not open: dgbench sets the rest of the Trainer itself. Known: {', '.join(siblings)}."
                 ) from error

@@ -143,7 +143,7 @@ class Batches(Dataset):
             return self._gather(rows, unlabeled_rows)
         # Augmentation draws from the global generator, which the training step also uses: fork it.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_hash("augment", self.seed, step))
+            torch.default_generator.manual_seed(seed_hash("augment", self.seed, step))
             return self._gather(rows, unlabeled_rows)
 
     def _gather(self, rows: Tensor, unlabeled_rows: Tensor | None) -> Batch:

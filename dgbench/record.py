@@ -21,7 +21,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -39,6 +39,10 @@ STALE_SECONDS = 120.0
 
 class RunIsLocked(RuntimeError):
     """Another live process is writing this run."""
+
+
+class Interrupted(BaseException):
+    """The user or the system asked the run to stop. No subclass of KeyboardInterrupt, which Lightning swallows."""
 
 
 class CannotWrite(OSError):
@@ -294,43 +298,80 @@ def find(paths: str | Path | Sequence[str | Path]) -> list[RunFolder]:
     return [RunFolder(path) for path in dict.fromkeys(found)]
 
 
-def read(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
+def read(
+    source: str | Path | Sequence[str | Path] | pl.DataFrame, metrics: Collection[str] | None = None
+) -> pl.DataFrame:
     """The evaluations of runs in long form, one row per (run, step, weights, split, domain, metric).
 
-    Columns: those of `runs`, then step, weights, split, domain, metric, value (float64, NaN where undefined), n.
+    Columns: those of `runs`, then step, weights, split, domain, metric, value (float64, NaN where undefined)
+    and n.
+
+    Args:
+        source: folders as `find` takes them, or rows of `runs`, of which the columns it has are repeated.
+        metrics: the metrics that are wanted; None: all.
     """
     import polars as pl
 
-    rows: dict[str, list[Any]] = {name: [] for name in _ROW}
-    for folder in find(paths):
-        run_id = folder.path.name
-        for line in folder.lines():
-            for key, value in line["values"].items():
-                split, domain, metric = key.split("/")
-                values = (run_id, line["step"], line["weights"], split, domain, metric, value, line["n"][f"{split}/{domain}"])
-                for name, cell in zip(_ROW, values, strict=True):
-                    rows[name].append(cell)
-    frame = pl.DataFrame(rows, schema={name: getattr(pl, kind) for name, kind in _ROW.items()})
-    frame = frame.with_columns(pl.col("value").fill_null(float("nan")))
-    return runs(paths).join(frame, on="run_id", how="inner")
+    of = source if isinstance(source, pl.DataFrame) else runs(source)
+    # Few layouts of keys serve thousands of lines: the lines of one layout become arrays at once.
+    layouts: dict[tuple[str, ...], list[tuple[int, dict[str, Any]]]] = {}
+    for run, path in enumerate(of["path"]):
+        for line in RunFolder(path).lines():
+            layouts.setdefault(tuple(line["values"]), []).append((run, line))
+    schema = {"run": pl.Int64, **{name: getattr(pl, kind) for name, kind in _ROW.items()}}
+    frames = [pl.DataFrame(schema=schema)]
+    for keys, lines in layouts.items():
+        wanted = [key for key in keys if metrics is None or key.split("/")[2] in metrics]
+        frames.append(pl.DataFrame(_long(wanted, lines), schema=schema))
+    rows = pl.concat(frames).sort("run", maintain_order=True)
+    return of[rows["run"]].hstack(rows.drop("run"))
+
+
+def _long(keys: Sequence[str], lines: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, Any]:
+    import numpy as np
+    import polars as pl
+
+    parts = [key.split("/") for key in keys]
+    domains = ["/".join(part[:2]) for part in parts]
+    row, column = np.indices((len(lines), len(keys))).reshape(2, -1)
+    return {
+        "run": np.array([run for run, _ in lines])[row],
+        "step": np.array([line["step"] for _, line in lines])[row],
+        "weights": pl.Series([line["weights"] for _, line in lines], dtype=pl.String).gather(row),
+        **{
+            name: pl.Series([part[i] for part in parts], dtype=pl.String).gather(column)
+            for i, name in enumerate(("split", "domain", "metric"))
+        },
+        # null, what JSON has for NaN, becomes NaN again.
+        "value": np.array([[line["values"][key] for key in keys] for _, line in lines], float).reshape(-1),
+        "n": np.array([[line["n"][name] for name in domains] for _, line in lines], int).reshape(-1),
+    }
 
 
 def runs(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
-    """One row per run: what identifies it, its status and cost."""
+    """One row per run: what identifies it, its status and cost.
+
+    A run that lies in two of the folders counts once, by a copy that is finished if there is one.
+    """
     import polars as pl
 
-    rows: dict[str, list[Any]] = {name: [] for name in _RUN}
+    rows: dict[str, dict[str, Any]] = {}
     for folder in find(paths):
-        said = folder.read() or {}
-        cells = {**said["columns"], "run_id": said["run_id"], "status": folder.status(), "path": str(folder.path)}
-        cells |= {key: said.get(key) for key in ("reason", "group", "seconds", "peak_memory", "package_version")}
-        for name in _RUN:
-            rows[name].append(cells[name])
-    return pl.DataFrame(rows, schema={name: getattr(pl, kind) for name, kind in _RUN.items()})
+        said = folder.read()
+        if said is None:
+            continue
+        status = folder.status() if said["status"] in ("running", "interrupted") else said["status"]
+        cells = {**said["columns"], "run_id": said["run_id"], "status": status, "path": str(folder.path)}
+        for key in ("reason", "group", "seconds", "peak_memory", "package_version"):
+            cells[key] = said.get(key)
+        known = rows.get(said["run_id"])
+        if known is None or (known["status"] not in FINISHED and status in FINISHED):
+            rows[said["run_id"]] = cells
+    schema = {name: getattr(pl, kind) for name, kind in _RUN.items()}
+    return pl.DataFrame({name: [cells[name] for cells in rows.values()] for name in _RUN}, schema=schema)
 
 
 _ROW = {
-    "run_id": "String",
     "step": "Int64",
     "weights": "String",
     "split": "String",

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -29,13 +30,9 @@ from dgbench.evaluation import Evaluation, Evaluator, validation_score
 from dgbench.loader import Batches, Split, TrainingLoader
 from dgbench.network import Network, build_network, weights_hash
 from dgbench.protocol import split_indices, split_uda
-from dgbench.record import CannotWrite, RunFolder
+from dgbench.record import CannotWrite, Interrupted, RunFolder
 from dgbench.registry import algorithms
 from dgbench.task import Task
-
-
-class Interrupted(BaseException):
-    """The user or the system asked the run to stop. No subclass of KeyboardInterrupt, which Lightning swallows."""
 
 
 @dataclass(frozen=True)
@@ -384,7 +381,10 @@ def _quiet_lightning() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            # torch's own deprecation, raised inside Lightning at every batch transfer.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
@@ -396,6 +396,7 @@ def _header(run: Run) -> dict[str, Any]:
         "schema": record.SCHEMA,
         "kind": "train",
         "run_id": run.run_id,
+        "label": run.label,
         "identity": run.identity,
         "config": run.config,
         "columns": _columns(run),
@@ -452,7 +453,3 @@ def _peak_memory(device: torch.device) -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
-
-def run_config(config: Mapping[str, Any], progress: Callable[[int], None] | None = None) -> Outcome:
-    """`execute` for a composed configuration: what a worker process is handed."""
-    return execute(resolve(config), progress)

@@ -60,7 +60,7 @@ def expand(arguments: Sequence[str]) -> list[Job]:
     overrides = [o for o in config.parse(arguments) if not o.is_hydra_override()]
     jobs: dict[str, Job] = {}
     bases: dict[tuple[str, ...], dict[str, Any]] = {}
-    for chosen in itertools.product(*map(_choices, overrides)):
+    for chosen in itertools.product(*map(choices, overrides)):
         lines = [f"{key}={text}" for key, text, _ in chosen]
         groups = tuple(line for line, (key, _, _) in zip(lines, chosen, strict=True) if key in GROUPS)
         if groups not in bases:
@@ -76,7 +76,7 @@ def expand(arguments: Sequence[str]) -> list[Job]:
     return list(jobs.values())
 
 
-def _choices(override: Override) -> list[tuple[str, str, Any]]:
+def choices(override: Override) -> list[tuple[str, str, Any]]:
     """Key, text and value of each value that an override takes."""
     key = override.get_key_element()
     if not override.is_sweep_override():
@@ -135,7 +135,7 @@ def run_sweep(
         for runs_dir in {job.run.keys.runs_dir for job in jobs}:
             _write_plan(Path(runs_dir).expanduser(), [job for job in jobs if job.run.keys.runs_dir == runs_dir], arguments)
         console.print(f"{len(todo)} of {len(jobs)} runs to do.")
-        with _progress(console) as progress:
+        with progress_bars(console) as progress:
             if launch is None:
                 _run_here(todo, progress)
             else:
@@ -186,7 +186,7 @@ class _watched:  # noqa: N801
             self.progress.advance(total, done)
 
 
-def _progress(console: Console) -> Progress:
+def progress_bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -226,12 +226,18 @@ def _write_plan(runs_dir: Path, jobs: Sequence[Job], arguments: Sequence[str]) -
 
 
 def status(paths: str | Path | Sequence[str | Path]) -> dict[str, Any]:
-    """Counts of runs by status, what is missing from the sweeps asked for, and the seconds left by the mean so far."""
+    """Counts of runs by status, what is missing from the sweeps asked for, the failures with their reasons, and the
+    seconds left, by the mean time of runs of the same data and method.
+    """
     roots = [Path(paths)] if isinstance(paths, str | Path) else list(map(Path, paths))
-    statuses, seconds = {}, {}
+    statuses: dict[str, str | None] = {}
+    seconds: dict[tuple[str, str], list[float]] = {}
+    failures = []
     for folder in record.find(roots):
         said = folder.read() or {}
         statuses[folder.path.name] = folder.status()
+        if said["status"] in ("failed", "diverged"):
+            failures.append((said["label"], said["reason"]))
         if said.get("seconds"):
             columns = said["columns"]
             seconds.setdefault((columns["dataset"], columns["algorithm"]), []).append(said["seconds"])
@@ -239,10 +245,8 @@ def status(paths: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     for root in roots:
         for plan in sorted((root / "sweeps").glob("*.json")):
             planned |= json.loads(plan.read_text("utf-8"))["runs"]
-    missing = {run_id: facts for run_id, facts in planned.items() if run_id not in statuses}
-    left = [
-        facts for run_id, facts in planned.items() if statuses.get(run_id) in (None, "running", "interrupted")
-    ]
+    missing = [run_id for run_id in planned if run_id not in statuses]
+    left = [facts for run_id, facts in planned.items() if statuses.get(run_id) in (None, "running", "interrupted")]
     every = [value for values in seconds.values() for value in values]
     total = 0.0
     for dataset, algorithm, _ in left:
@@ -253,6 +257,8 @@ def status(paths: str | Path | Sequence[str | Path]) -> dict[str, Any]:
         "counts": {name: counts[name] for name in record.STATUSES if counts[name]},
         "not started": len(missing),
         "planned": len(planned),
+        "left": len(left),
+        "failures": failures,
         "seconds_left": total / max(1, counts["running"]),
     }
 
@@ -266,12 +272,12 @@ def _overrides(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:
         is_list = isinstance(value, list | tuple | range)
         takes_list = key in DOMAIN_KEYS and is_list and not any(isinstance(v, list | tuple) for v in value)
         if sweep and is_list and not takes_list:
-            yield f"{key}={','.join(map(_literal, value))}"
+            yield f"{key}={','.join(map(literal, value))}"
         else:
-            yield f"{key}={_literal(value)}"
+            yield f"{key}={literal(value)}"
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """A Python value in Hydra's grammar."""
     if value is None:
         return "null"
@@ -280,7 +286,7 @@ def _literal(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list | tuple | range):
-        return f"[{','.join(map(_literal, value))}]"
+        return f"[{','.join(map(literal, value))}]"
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
 
@@ -306,3 +312,4 @@ def sweep(**keys: Any) -> Report:
         keys: e.g. `algorithm=["erm", "vrex"], dataset="digits_rot", test_domains="each", trial_seed=range(3)`.
     """
     return run_sweep(list(_overrides(keys, sweep=True)))
+

@@ -36,8 +36,8 @@ class DGBenchSweeper(Sweeper):
             )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run what is asked for; returns the report."""
-        from dgbench.sweeper import run_sweep
+        """Run what is asked for; ends the process."""
+        from dgbench.application import run_jobs
 
         launch = None
         if self.launcher is not None:
@@ -46,4 +46,4 @@ class DGBenchSweeper(Sweeper):
                 for job in self.launcher.launch([list(job) for job in jobs], initial_job_idx=0):
                     _ = job.return_value  # raises what the job raised
 
-        return run_sweep([*arguments, *self.arguments], launch)
+        run_jobs([*arguments, *self.arguments], launch)

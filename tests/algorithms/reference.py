@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -44,12 +45,12 @@ def make(
     name: str,
     /,
     hparams=None,
-    kind: str = "classification",
+    kind: Any = "classification",
     D: int = 3,
     optim=None,
     shape=(5,),
     seed=0,
-    **network,
+    **network: Any,
 ):
     """A method in float64 on a small net, with a scale of targets other than 1 for regression."""
     from dgbench.algorithm import build_algorithm

@@ -1,5 +1,6 @@
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tests.algorithms.reference import (
 
 KINDS = pytest.mark.parametrize("kind", ["classification", "regression"])
 SMALL = {"mlp_width": 6, "mlp_depth": 2, "lr_d": 0.02, "weight_decay_d": 0.1, "beta1": 0.3}
-OPTIM = {"lr": 0.01, "weight_decay": 0.05}
+OPTIM: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05}
 
 
 def risks(network, discriminator, batch, grad_penalty):

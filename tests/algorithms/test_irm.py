@@ -66,7 +66,7 @@ def test_without_penalty_it_is_erm():
 def test_equal_halves_give_the_squared_product_of_weights_and_gradient(kind):
     irm, (batch,) = make("irm", kind=kind, depth=0), random_batches(1, kind, D=2)
     batch = batch._replace(x=batch.x.repeat_interleave(2, 1), y=batch.y.repeat_interleave(2, 1))
-    expected = 0.0
+    expected = torch.zeros((), dtype=torch.float64)
     for x, y in zip(batch.x, batch.y, strict=True):
         weights = [w.requires_grad_() for w in weights_of(irm)]
         grads = torch.autograd.grad(example_losses(mlp(weights, x)[1], y).mean(), weights)

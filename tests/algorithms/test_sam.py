@@ -1,5 +1,6 @@
 import contextlib
 import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.algorithms.reference import (
 )
 
 core = importlib.import_module("dgbench.algorithms.flatness._perturbation")
-NETS = {
+NETS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "mlp": ({"norm": "batch", "dropout": 0.5}, (5,)),
     "cnn": ({"name": "small_cnn", "width": 8, "norm": "instance_aware", "dropout": 0.5}, (3, 8, 8)),
     "resnet": ({"name": "small_resnet", "width": 8}, (3, 16, 16)),

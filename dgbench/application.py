@@ -1,0 +1,102 @@
+"""`dgbench train` as a Hydra application: its flags, help, multirun and launchers behave as Hydra's do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
+from hydra_plugins.dgbench_sweeper import DGBenchSweeper
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from dgbench import config, registry, sweeper
+from dgbench.cli import sentences, show_report
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the application.
+
+    Args:
+        arguments: the command line after `dgbench train`.
+
+    Returns:
+        The exit code.
+    """
+    asked = get_args_parser().parse_args(list(arguments))
+    flags = list(arguments)
+    for override in asked.overrides:
+        flags.remove(override)
+    parsed = config.parse(asked.overrides)
+    names = {"algorithm": _names(parsed, "algorithm", "erm"), "dataset": _names(parsed, "dataset", "digits_rot")}
+    for name in names["algorithm"]:
+        registry.algorithms.place(name)
+    for name in names["dataset"]:
+        registry.datasets.place(name)
+    config.register(names["algorithm"], names["dataset"])
+    lines = [override.input_line or "" for override in parsed]
+    if asked.multirun and not (asked.cfg or asked.info or asked.help or asked.hydra_help):
+        lines = _stashed(parsed)
+    elif not asked.help and not asked.hydra_help:
+        config.compose([o.input_line or "" for o in parsed if not o.is_hydra_override()])  # for its sentences
+    if DGBenchSweeper.__name__ not in {cls.__name__ for cls in Plugins.instance().discover()}:
+        # An editable install has no folder `hydra_plugins` that Hydra could scan.
+        Plugins.instance().register(DGBenchSweeper)
+    sys.argv = ["dgbench train", *flags, *lines]
+    hydra.main(version_base=None, config_path="pkg://dgbench.configs", config_name="config")(run_job)()
+    return 0
+
+
+def _names(parsed: Sequence[Any], key: str, default: str) -> list[str]:
+    for override in parsed:
+        if override.get_key_element() == key:
+            return [text for _, text, _ in sweeper.choices(override)]
+    return [default]
+
+
+def _stashed(parsed: Sequence[Any]) -> list[str]:
+    """Hydra composes the application's own settings; what a run is made of goes to the sweeper as it is."""
+    kept = [o.input_line for o in parsed if o.is_hydra_override()]
+    kept += [o.input_line for o in parsed if o.get_key_element() == "runs_dir" and not o.is_sweep_override()]
+    stash = [o.input_line for o in parsed if not o.is_hydra_override()]
+    return [*kept, f"hydra.sweeper.arguments={sweeper.literal(stash)}"]
+
+
+def run_job(composed: DictConfig) -> str | None:
+    """One run: in a worker process its status, on the command line the exit code."""
+    from dgbench.runner import execute
+
+    container = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(container, dict)
+    resolved = config.resolve({str(key): value for key, value in container.items()}) if _is_worker() else None
+    if resolved is not None:
+        return execute(resolved).status
+    sys.exit(sentences(lambda: _run_one(container)))
+
+
+def _is_worker() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _run_one(container: Any) -> int:
+    from dgbench.runner import execute
+
+    run = config.resolve(container)
+    console = Console(stderr=True)
+    with sweeper.progress_bars(console) as progress:
+        steps = progress.add_task(run.label, total=run.protocol.num_steps)
+        outcome = execute(run, lambda step: progress.update(steps, completed=step))
+    said = "was complete already" if outcome.skipped else outcome.status
+    console.print(f"{run.label}: {said}{f': {outcome.reason}' if outcome.reason else ''}", highlight=False, markup=False)
+    print(outcome.folder)
+    return 1 if outcome.status == "failed" else 0
+
+
+def run_jobs(arguments: Sequence[str], launch: Callable[[Any], Any] | None) -> None:
+    """A sweep; ends the process with its exit code."""
+    sys.exit(sentences(lambda: show_report(sweeper.run_sweep(arguments, launch))))
