@@ -34,9 +34,7 @@ class FolderDataset(MultiDomainDataset):
     Options = ImageOptions
     options: ImageOptions
 
-    def read_domains(
-        self, root: Path, domains: Mapping[str, str], classes: Sequence[str]
-    ) -> Iterator[ImageDomain]:
+    def read_domains(self, root: Path, domains: Mapping[str, str], classes: Sequence[str]) -> Iterator[ImageDomain]:
         """The domains, in order; within a domain, images are ordered by class and file name.
 
         Args:
@@ -115,9 +113,7 @@ def list_images(folder: Path) -> list[ImageFile]:
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_dir():
-                raise ValueError(
-                    f"{entry.path} is a folder inside a class folder, expected only images. Move it out."
-                )
+                raise ValueError(f"{entry.path} is a folder inside a class folder, expected only images. Move it out.")
             if entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
                 continue
             num_bytes = entry.stat().st_size

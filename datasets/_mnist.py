@@ -104,9 +104,7 @@ def unpack(path: Path) -> bytes:
         with gzip.open(path) as file:
             return file.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is not a whole gzip file ({error}). Delete it and download it again."
-        ) from error
+        raise ValueError(f"{path} is not a whole gzip file ({error}). Delete it and download it again.") from error
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:

@@ -88,9 +88,7 @@ def find_domains(root: Path) -> dict[str, str]:
             )
         domains[name] = folder
     if not domains:
-        raise ValueError(
-            f"{root} holds no folders, expected one per domain: <domain>/<class>/<image>. Add them."
-        )
+        raise ValueError(f"{root} holds no folders, expected one per domain: <domain>/<class>/<image>. Add them.")
     return domains
 
 
@@ -128,6 +126,4 @@ def domain_name(folder: str) -> str:
 def _refuse_hidden(parent: Path, folder: str) -> None:
     # Left behind by notebooks and archivers; their names would make domains or classes that nobody meant.
     if folder.startswith((".", "__")):
-        raise ValueError(
-            f"{parent} has a stray folder {folder!r}, expected only images in folders. Move it out."
-        )
+        raise ValueError(f"{parent} has a stray folder {folder!r}, expected only images in folders. Move it out.")

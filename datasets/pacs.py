@@ -73,8 +73,7 @@ class PACS(FolderDataset):
         for name in found:
             if name not in names:
                 raise ValueError(
-                    f"{root} has a stray folder {name!r}, expected only the domains {', '.join(names)}. "
-                    "Move it out."
+                    f"{root} has a stray folder {name!r}, expected only the domains {', '.join(names)}. Move it out."
                 )
         return self.read_domains(root, {name: name for name in names}, self.card.classes)
 

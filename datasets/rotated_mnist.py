@@ -51,8 +51,7 @@ class RotatedMNIST(MnistDataset):
         sizes=(11667, 11667, 11667, 11667, 11666, 11666),
         classes=tuple("0123456789"),
         citation=(
-            "M. Ghifary et al. "
-            "Domain Generalization for Object Recognition with Multi-task Autoencoders. ICCV 2015."
+            "M. Ghifary et al. Domain Generalization for Object Recognition with Multi-task Autoencoders. ICCV 2015."
         ),
     )
 

@@ -75,9 +75,7 @@ class TexturePatches(PhotographDataset):
     def load(self) -> Iterator[TensorDomain]:
         """The domains, by change; within a domain, patches are ordered by class."""
         rng = np.random.default_rng(self.options.data_seed)
-        cells: dict[str, list[np.ndarray]] = {
-            name: [] for name in STYLES
-        }  # per domain, patches of each class
+        cells: dict[str, list[np.ndarray]] = {name: [] for name in STYLES}  # per domain, patches of each class
         for texture in self.card.classes:
             blocks = cut_blocks(read_photograph(texture))
             order = rng.permutation(len(blocks))
@@ -87,7 +85,5 @@ class TexturePatches(PhotographDataset):
                 cells[name].append(patches[rng.permutation(len(patches))[:MOST]])
         for name, patches_by_class in cells.items():
             inputs = torch.from_numpy(np.concatenate(patches_by_class).astype(np.float32))[:, None]
-            targets = np.repeat(
-                np.arange(len(patches_by_class)), [len(patches) for patches in patches_by_class]
-            )
+            targets = np.repeat(np.arange(len(patches_by_class)), [len(patches) for patches in patches_by_class])
             yield TensorDomain(name, inputs, torch.from_numpy(targets))

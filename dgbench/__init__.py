@@ -15,9 +15,9 @@ if (_root / "pyproject.toml").is_file():
 
 # Public functions and the modules that hold them; resolved on first use, so that `import dgbench` is instant.
 _PUBLIC = {
-    "train": "dgbench.sweeper",
-    "sweep": "dgbench.sweeper",
-    "load": "dgbench.runner",
+    "train": "dgbench.api",
+    "sweep": "dgbench.api",
+    "load": "dgbench.trained",
     "table": "dgbench.leaderboard.tables",
     "build_algorithm": "dgbench.algorithm",
     "check_algorithm": "dgbench.check",

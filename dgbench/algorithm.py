@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from dgbench import hparams as hparams_
 from dgbench.batch import Batch
-from dgbench.hparams import Optim, seed_hash
+from dgbench.clock import StepClock
+from dgbench.hparams import Optim
 from dgbench.network import Network
 from dgbench.registry import UnknownName, algorithms
 from dgbench.task import Task
@@ -219,7 +218,7 @@ class Algorithm(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The clock that counts and seeds the steps, in any Trainer."""
-        return [_StepClock()]
+        return [StepClock()]
 
     def _set_step(self, step: int) -> None:
         self._step = step
@@ -243,40 +242,6 @@ class Algorithm(pl.LightningModule):
         for optimizer, saved in zip(_optimizers(self), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._best = state["best"]
-
-
-class _StepClock(pl.Callback):
-    """Seeds the generators before each step, counts the step after it, logs what `loss` returned.
-
-    A module's own `on_train_batch_end` would run after every callback's; as a callback this one runs before the
-    checkpoint callbacks, which Lightning puts last.
-    """
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.seed is not None:
-            seed_everything(pl_module.seed, pl_module.step)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = pl_module.step
-        if trainer.loggers and step % trainer.log_every_n_steps == 0:
-            values = {f"train/{name}": float(value) for name, value in (outputs or {}).items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=step)
-        pl_module.steps_done += 1
-        pl_module._step = step + 1
-
-
-def seed_everything(*what: object) -> None:
-    """Seed the generators of Python, numpy and torch by hashing what they are for."""
-    seed = seed_hash(*what)
-    random.seed(seed)
-    np.random.seed(seed)
-    # Not torch.manual_seed: while CUDA is unused it stores a stack trace per call, which costs more than a small step.
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
 
 
 def _optimizers(algorithm: Algorithm) -> list[torch.optim.Optimizer]:

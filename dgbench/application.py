@@ -15,7 +15,7 @@ from hydra_plugins.dgbench_sweeper import DGBenchSweeper
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from dgbench import config, registry, sweeper
+from dgbench import api, composition, config, registry, sweeper
 from dgbench.cli import sentences, show_report
 
 
@@ -32,18 +32,21 @@ def main(arguments: Sequence[str]) -> int:
     flags = list(arguments)
     for override in asked.overrides:
         flags.remove(override)
-    parsed = config.parse(asked.overrides)
-    names = {"algorithm": _names(parsed, "algorithm", "erm"), "dataset": _names(parsed, "dataset", "digits_rot")}
+    parsed = composition.parse(asked.overrides)
+    names = {
+        "algorithm": _names(parsed, "algorithm", "erm"),
+        "dataset": _names(parsed, "dataset", "digits_rot"),
+    }
     for name in names["algorithm"]:
         registry.algorithms.place(name)
     for name in names["dataset"]:
         registry.datasets.place(name)
-    config.register(names["algorithm"], names["dataset"])
+    composition.register(names["algorithm"], names["dataset"])
     lines = [override.input_line or "" for override in parsed]
     if asked.multirun and not (asked.cfg or asked.info or asked.help or asked.hydra_help):
         lines = _stashed(parsed)
     elif not asked.help and not asked.hydra_help:
-        config.compose([o.input_line or "" for o in parsed if not o.is_hydra_override()])  # for its sentences
+        composition.compose([o.input_line or "" for o in parsed if not o.is_hydra_override()])  # for its sentences
     if DGBenchSweeper.__name__ not in {cls.__name__ for cls in Plugins.instance().discover()}:
         # An editable install has no folder `hydra_plugins` that Hydra could scan.
         Plugins.instance().register(DGBenchSweeper)
@@ -64,7 +67,7 @@ def _stashed(parsed: Sequence[Any]) -> list[str]:
     kept = [o.input_line for o in parsed if o.is_hydra_override()]
     kept += [o.input_line for o in parsed if o.get_key_element() == "runs_dir" and not o.is_sweep_override()]
     stash = [o.input_line for o in parsed if not o.is_hydra_override()]
-    return [*kept, f"hydra.sweeper.arguments={sweeper.literal(stash)}"]
+    return [*kept, f"hydra.sweeper.arguments={api.literal(stash)}"]
 
 
 def run_job(composed: DictConfig) -> str | None:
@@ -92,7 +95,9 @@ def _run_one(container: Any) -> int:
         steps = progress.add_task(run.label, total=run.protocol.num_steps)
         outcome = execute(run, lambda step: progress.update(steps, completed=step))
     said = "was complete already" if outcome.skipped else outcome.status
-    console.print(f"{run.label}: {said}{f': {outcome.reason}' if outcome.reason else ''}", highlight=False, markup=False)
+    console.print(
+        f"{run.label}: {said}{f': {outcome.reason}' if outcome.reason else ''}", highlight=False, markup=False
+    )
     print(outcome.folder)
     return 1 if outcome.status == "failed" else 0
 

@@ -145,9 +145,7 @@ def mlp(input_shape: tuple[int, ...], *, width: int, depth: int, activation: str
     """`depth` hidden layers of `width` units on the flattened input; none is a linear model."""
     widths = [prod(input_shape)] + [width] * depth
     stages = {
-        f"layer{i}": nn.Sequential(
-            nn.Linear(a, b), make_norm(norm, b, is_flat=True), ACTIVATIONS[activation]()
-        )
+        f"layer{i}": nn.Sequential(nn.Linear(a, b), make_norm(norm, b, is_flat=True), ACTIVATIONS[activation]())
         for i, (a, b) in enumerate(pairwise(widths), 1)
     }
     return Staged(stages, widths[-1], is_flat=True)
@@ -174,9 +172,7 @@ def mnist_cnn(input_shape: tuple[int, ...]) -> Staged:
     return Staged(stages, channels[-1])
 
 
-def small_resnet(
-    input_shape: tuple[int, ...], *, width: int, depth: int, activation: str, norm: str
-) -> Staged:
+def small_resnet(input_shape: tuple[int, ...], *, width: int, depth: int, activation: str, norm: str) -> Staged:
     """Three layers of `depth` basic blocks, channels doubling from `width`. The stem halves large images."""
     stride = 2 if min(input_shape[1:]) >= 64 else 1
     stem = nn.Sequential(*_conv(input_shape[0], width, stride, norm), ACTIVATIONS[activation]())
@@ -315,9 +311,7 @@ def check_timm(model: str, tag: str | None) -> None:
     if tag is not None:
         tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{model}.*")]
         if tag not in tags:
-            raise UnknownName(
-                f"set of weights of timm:{model} (nor a .safetensors, .pth or .pt file)", tag, tags
-            )
+            raise UnknownName(f"set of weights of timm:{model} (nor a .safetensors, .pth or .pt file)", tag, tags)
 
 
 def _timm_failure(model: str, tag: str | None, state: Any, shape: tuple[int, ...], error: Exception) -> str:
@@ -342,9 +336,7 @@ def _measured(model: nn.Module, name: str, input_shape: tuple[int, ...]) -> int:
     model.train()
     if features.ndim != 2:
         shape = ("N", *features.shape[1:])
-        raise ValueError(
-            f"timm:{name} returns features of shape {shape}, expected (N, F). Use another network."
-        )
+        raise ValueError(f"timm:{name} returns features of shape {shape}, expected (N, F). Use another network.")
     return features.shape[1]
 
 

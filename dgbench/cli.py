@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dgbench import registry
-from dgbench.registry import ComponentError, Registry, UnknownName
+from dgbench.registry import ComponentError, UnknownName
 
 if TYPE_CHECKING:
     from dgbench.sweeper import Report
@@ -194,4 +194,3 @@ def check(path: Annotated[Path, typer.Argument(help="a file that holds one algor
             failed |= finding.passed is False
         out.print(grid)
     raise typer.Exit(1 if failed else 0)
-

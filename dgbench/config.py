@@ -6,25 +6,15 @@ Explicit value > draw (`hparams_seed` > 0) > default. What is resolved here is w
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import pydantic
-from hydra import compose as hydra_compose
-from hydra import initialize_config_module
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dgbench import hparams, record
 from dgbench.dataset import MultiDomainDataset
@@ -145,7 +135,11 @@ class Run:
             "domains": dataclasses.asdict(self.domains),
             "protocol": dataclasses.asdict(self.protocol),
             "network": self.recipe,
-            "algorithm": {"name": self.algorithm, "version": self.version, "hparams": dataclasses.asdict(self.hp)},
+            "algorithm": {
+                "name": self.algorithm,
+                "version": self.version,
+                "hparams": dataclasses.asdict(self.hp),
+            },
             "optim": dataclasses.asdict(self.optim),
             "averaging": self.keys.averaging,
             "trainer": {
@@ -183,108 +177,6 @@ def fingerprint(dataset: MultiDomainDataset) -> str:
     if dataset not in _FINGERPRINTS:
         _FINGERPRINTS[dataset] = dataset.fingerprint()
     return _FINGERPRINTS[dataset]
-
-
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """The overrides of a command line, in Hydra's grammar.
-
-    Raises:
-        ValueError: an override that is not `key=value`.
-    """
-    try:
-        return OverridesParser.create().parse_overrides(_with_network_names(overrides))
-    except HydraException as error:
-        raise ValueError(f"Cannot read an override: {error}. Write key=value, lists as key=[a,b].") from error
-
-
-def _with_network_names(overrides: Iterable[str]) -> list[str]:
-    """`network=NAME` is `network.name=NAME`: a timm model is no file that Hydra could find."""
-    prefix = "network="
-    return [f"network.name={o[len(prefix) :]}" if o.startswith(prefix) else o for o in overrides]
-
-
-def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[str] = ()) -> None:
-    """Make every component a choice of Hydra's groups; the chosen ones with all their keys.
-
-    Every key is null, so that a value the user writes is told from a default.
-    """
-    store = ConfigStore.instance()
-    store.store(
-        group="hydra/sweeper",
-        name="dgbench",
-        node={"_target_": "hydra_plugins.dgbench_sweeper.DGBenchSweeper", "arguments": []},
-        provider="dgbench",
-    )
-    for group, registry, chosen, attribute in (
-        ("algorithm", algorithms, set(chosen_algorithms), "HParams"),
-        ("dataset", datasets, set(chosen_datasets), "Options"),
-    ):
-        for name in registry.names():
-            node: dict[str, Any] = {"name": name}
-            if name in chosen:
-                node |= {f.name: None for f in dataclasses.fields(getattr(registry[name], attribute))}
-            store.store(group=group, name=name, node=node, provider="dgbench")
-
-
-def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The whole configuration that some overrides ask for, as plain Python.
-
-    Raises:
-        UnknownName: a key, a method or a dataset that does not exist.
-        ValueError: anything else that Hydra refuses.
-    """
-    parsed = parse(overrides)
-    chosen = {"algorithm": ["erm"], "dataset": ["digits_rot"]}
-    for override in parsed:
-        if override.key_or_group in chosen:
-            chosen[override.key_or_group] = [str(override.value())]
-    algorithm, dataset = chosen["algorithm"], chosen["dataset"]
-    for registry, names in ((algorithms, algorithm), (datasets, dataset)):
-        for name in names:
-            registry.place(name)
-    register(algorithm, dataset)
-    lines = [override.input_line or "" for override in parsed]
-    try:
-        container = OmegaConf.to_container(_composed(lines), resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        _raise_unknown_key(lines, algorithm, dataset, error)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
-def _composed(overrides: Sequence[str]) -> DictConfig:
-    """Hydra's composition, also from inside a Hydra application, whose own state is put aside for it."""
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module(version_base=None, config_module="dgbench.configs"):
-            return hydra_compose(config_name="config", overrides=list(overrides))
-    finally:
-        GlobalHydra.instance().hydra = outer
-
-
-def _raise_unknown_key(lines: list[str], algorithm: list[str], dataset: list[str], error: Exception) -> None:
-    """Say which key is unknown and what it may have meant; otherwise say what Hydra said."""
-    base = _composed([f"algorithm={algorithm[0]}", f"dataset={dataset[0]}"])
-    known = _paths(OmegaConf.to_container(base, resolve=False))
-    for line in lines:
-        key = line.split("=")[0].lstrip("+~")
-        if key not in known and not key.startswith("hydra"):
-            node = key.rpartition(".")[0]
-            siblings = [name for name in known if node and name.startswith(f"{node}.")]
-            if key.startswith("trainer.") and not difflib.get_close_matches(key, siblings, n=1, cutoff=0.85):
-                raise ValueError(
-                    f"{key} is not open: dgbench sets the rest of the Trainer itself. Known: {', '.join(siblings)}."
-                ) from error
-            raise UnknownName("key", key, siblings or known) from error
-    raise ValueError(" ".join(str(error).split())) from error
-
-
-def _paths(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, Mapping):
-        return [prefix]
-    inner = [path for key, value in node.items() for path in _paths(value, f"{prefix}.{key}" if prefix else str(key))]
-    return ([prefix] if prefix else []) + inner
 
 
 def typed(cls: type, values: Mapping[str, Any], where: str) -> Any:

@@ -13,7 +13,8 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, seed_everything
+from dgbench.algorithm import Algorithm
+from dgbench.clock import seed_everything
 from dgbench.dataset import Items
 from dgbench.loader import Split, evaluation_batches
 from dgbench.protocol import Domains, Protocol
@@ -153,9 +154,7 @@ class Evaluation(Checkpoint):
             pl_module.load_optimizers(self.resume["algorithm"])
             self.resume = None
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Evaluate if it is time, or if the loss has become NaN or infinite."""
         step = pl_module.step - 1
         self._watch(outputs)

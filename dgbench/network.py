@@ -256,9 +256,7 @@ def network_recipe(name: str, **options: Unpack[Options]) -> dict[str, Any]:
         if key in recipe and recipe[key] < least:
             raise ValueError(f"network.{key}={recipe[key]}, expected at least {least} for {name}.")
     if name == "mlp" and recipe["norm"] == "instance_aware":
-        raise ValueError(
-            "network.norm='instance_aware' normalises maps, but mlp has none. Use batch or layer."
-        )
+        raise ValueError("network.norm='instance_aware' normalises maps, but mlp has none. Use batch or layer.")
     if not 0 <= recipe["dropout"] < 1:
         raise ValueError(f"network.dropout={recipe['dropout']}, expected a probability from 0 to below 1.")
     _check_weights(name, weights)
@@ -275,14 +273,10 @@ def _check_weights(name: str, weights: str | Path | None) -> None:
             f"Tags belong to network=timm:<name>."
         )
     if is_file and not Path(str(weights)).expanduser().is_file():
-        raise ValueError(
-            f"network.weights={str(weights)!r} does not exist. Name a file that torch.save wrote."
-        )
+        raise ValueError(f"network.weights={str(weights)!r} does not exist. Name a file that torch.save wrote.")
 
 
-def build_network(
-    name: str, input_shape: tuple[int, ...], num_outputs: int, **options: Unpack[Options]
-) -> Network:
+def build_network(name: str, input_shape: tuple[int, ...], num_outputs: int, **options: Unpack[Options]) -> Network:
     """A network by name.
 
     Args:
@@ -301,13 +295,9 @@ def build_network(
     input_shape = tuple(input_shape)
     recipe = network_recipe(name, **options)
     if name != "mlp" and len(input_shape) != 3:
-        raise ValueError(
-            f"network={name} takes images (C, H, W), got inputs of {input_shape}. Use network=mlp."
-        )
+        raise ValueError(f"network={name} takes images (C, H, W), got inputs of {input_shape}. Use network=mlp.")
     if name == "mlp" and recipe["channels_last"]:
-        raise ValueError(
-            "network.channels_last=true is for nets on images, but mlp flattens. Leave it false."
-        )
+        raise ValueError("network.channels_last=true is for nets on images, but mlp flattens. Leave it false.")
     weights = options.get("weights")
     if weights is not None and _is_file(weights):
         weights = Path(weights).expanduser().resolve()
@@ -325,9 +315,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return next(
-            (state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state
-        )
+        return next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
     except Exception as error:
         raise ValueError(
             f"network.weights={str(path)!r} cannot be read as weights ({type(error).__name__}). "

@@ -14,7 +14,15 @@ from numpy.random import RandomState
 from dgbench.hparams import seed_hash
 from dgbench.registry import UnknownName
 
-__all__ = ["Domains", "Protocol", "resolve_domains", "seed_hash", "split_indices", "split_uda", "test_domain_sets"]
+__all__ = [
+    "Domains",
+    "Protocol",
+    "resolve_domains",
+    "seed_hash",
+    "split_indices",
+    "split_uda",
+    "test_domain_sets",
+]
 
 SAMPLINGS = ("balanced",)
 
@@ -54,9 +62,7 @@ class Protocol:
         return step % self.evaluate_every == 0 or step == last
 
 
-def split_indices(
-    n: int, holdout_fraction: float, trial_seed: int, domain_index: int
-) -> tuple[np.ndarray, np.ndarray]:
+def split_indices(n: int, holdout_fraction: float, trial_seed: int, domain_index: int) -> tuple[np.ndarray, np.ndarray]:
     """Split one domain at random into the examples to train (or test) on and those held out.
 
     Args:

@@ -13,17 +13,16 @@ any moment leaves a run that can be continued.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
+
+from dgbench.lock import RunLock
+from dgbench.writing import replace_file, writable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,21 +31,9 @@ SCHEMA = 1
 STATUSES = ("running", "interrupted", "complete", "failed", "diverged")
 FINISHED = ("complete", "diverged")
 
-HEARTBEAT_SECONDS = 10.0
-# A lock from another machine counts as abandoned when its heartbeat is this old.
-STALE_SECONDS = 120.0
-
-
-class RunIsLocked(RuntimeError):
-    """Another live process is writing this run."""
-
 
 class Interrupted(BaseException):
     """The user or the system asked the run to stop. No subclass of KeyboardInterrupt, which Lightning swallows."""
-
-
-class CannotWrite(OSError):
-    """The run's folder cannot be written; the text says why."""
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
@@ -62,7 +49,7 @@ class RunFolder:
         self.path = Path(path)
         self.run_file = self.path / "run.json"
         self.lines_file = self.path / "evaluations.jsonl"
-        self.lock_file = self.path / "run.lock"
+        self.lock = RunLock(self.path / "run.lock")
         self.checkpoints = self.path / "checkpoints"
 
     def create(self) -> None:
@@ -139,79 +126,7 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether a live process holds the lock."""
-        holder = self._holder()
-        if holder is None:
-            return False
-        age = time.time() - holder["heartbeat"]
-        if holder["host"] == socket.gethostname():
-            return _is_alive(holder["pid"], holder.get("started"))
-        return age < STALE_SECONDS
-
-    def _holder(self) -> dict[str, Any] | None:
-        try:
-            return json.loads(self.lock_file.read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run: nobody else writes it, and a heartbeat tells other machines so.
-
-        Raises:
-            RunIsLocked: a live process holds it.
-        """
-        with writable(self.path), _exclusive(self.path):
-            if self.is_locked():
-                holder = self._holder() or {}
-                raise RunIsLocked(
-                    f"{self.path} is being written by process {holder.get('pid')} on {holder.get('host')}. "
-                    "Wait for it, or stop it first."
-                )
-            self._beat()
-        stop = threading.Event()
-        heart = threading.Thread(target=self._beat_until, args=(stop,), daemon=True)
-        heart.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            heart.join()
-            with contextlib.suppress(OSError):
-                self.lock_file.unlink()
-
-    def _beat(self) -> None:
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "heartbeat": time.time(),
-        }
-        replace_file(self.lock_file, lambda file: file.write(json.dumps(holder).encode("utf-8")))
-
-    def _beat_until(self, stop: threading.Event) -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
-            # A full disk must not end the run from here: the writer of the next line will say so.
-            with contextlib.suppress(OSError):
-                self._beat()
-
-
-def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file so that a reader or a crash sees the old content or the new, never a part.
-
-    Raises:
-        CannotWrite: the place cannot be written; what was there stays.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with writable(path.parent):
-        try:
-            with open(aside, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        return self.lock.is_held()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -222,55 +137,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     # Whole lines end in a newline; what follows the last one was torn by a kill.
     return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
-
-
-@contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn what the system says of a full or read-only disk into a sentence.
-
-    Raises:
-        CannotWrite: the place cannot be written.
-    """
-    try:
-        yield
-    except CannotWrite:
-        raise
-    except OSError as error:
-        raise CannotWrite(
-            error.errno,
-            f"Cannot write under {folder}: {error.strerror}. Free room, make it writable or set runs_dir to another "
-            "folder; what was written so far is whole, and the same command continues",
-        ) from error
-
-
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time looks at the lock and takes it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is_alive(pid: int, started: float | None) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    # The number may belong to another process by now.
-    return started is None or _started(pid) == started
-
-
-def _started(pid: int) -> float | None:
-    """When a process started, in clock ticks since boot; None where the system does not say."""
-    try:
-        return float(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def _finite(value: Any) -> Any:

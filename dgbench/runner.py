@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import platform
 import resource
 import shutil
@@ -15,24 +14,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-import dgbench
 from dgbench import record
-from dgbench.algorithm import Algorithm, build_algorithm, seed_everything
-from dgbench.config import Run, resolve
-from dgbench.evaluation import Evaluation, Evaluator, validation_score
+from dgbench.algorithm import Algorithm, build_algorithm
+from dgbench.clock import seed_everything
+from dgbench.config import Run
+from dgbench.description import header
+from dgbench.evaluation import Evaluation, Evaluator
 from dgbench.loader import Batches, Split, TrainingLoader
-from dgbench.network import Network, build_network, weights_hash
+from dgbench.network import build_network, weights_hash
 from dgbench.protocol import split_indices, split_uda
-from dgbench.record import CannotWrite, Interrupted, RunFolder
-from dgbench.registry import algorithms
-from dgbench.task import Task
+from dgbench.record import Interrupted, RunFolder
+from dgbench.writing import CannotWrite
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
     """
     folder = run.folder
     folder.create()
-    with folder.lock(), interruptible():
+    with folder.lock.held(), interruptible():
         if is_done(run, folder):
             said = folder.read() or {}
             return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
@@ -74,7 +72,7 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
             folder.lines_file.unlink(missing_ok=True)
             folder.create()
         attempts = 0 if run.keys.overwrite else said.get("attempts", 0)
-        folder.write(**_header(run), status="running", reason=None, attempts=attempts + 1)
+        folder.write(**header(run), status="running", reason=None, attempts=attempts + 1)
         try:
             status, reason = _train(run, folder, progress)
         except Interrupted:
@@ -184,7 +182,7 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     assert num_steps is not None
     wanted = wanted_splits(run)
     with _quiet_lightning():
-        trainer = _trainer(run, folder)
+        trainer: Any = _trainer(run, folder)
         device = trainer.strategy.root_device
         evaluation = Evaluation(
             Evaluator({pair: splits[pair] for pair in wanted}, device, run.keys.workers),
@@ -199,7 +197,10 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
         trainer.callbacks.append(evaluation)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        trainer.fit(algorithm, TrainingLoader(_batches(run, splits, algorithm, device), algorithm, num_steps, run.keys.workers))
+        trainer.fit(
+            algorithm,
+            TrainingLoader(_batches(run, splits, algorithm, device), algorithm, num_steps, run.keys.workers),
+        )
     for logger in trainer.loggers:
         logger.finalize("success")
     folder.write(
@@ -214,9 +215,7 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     return "complete", None
 
 
-def _batches(
-    run: Run, splits: Mapping[tuple[str, str], Split], algorithm: Algorithm, device: torch.device
-) -> Batches:
+def _batches(run: Run, splits: Mapping[tuple[str, str], Split], algorithm: Algorithm, device: torch.device) -> Batches:
     inside = [splits["in", name] for name in run.domains.train]
     targets = torch.cat([split.domain.targets[split.indices] for split in inside])
     owners = torch.cat([torch.full((len(split),), index) for index, split in enumerate(inside)])
@@ -292,69 +291,6 @@ def _resume(folder: RunFolder, algorithm: Algorithm) -> dict[str, Any] | None:
     return state
 
 
-def load(run: str | Path, step: int | None = None) -> Algorithm:
-    """The trained model of a run, in evaluation mode.
-
-    Args:
-        run: the run's folder.
-        step: of which evaluation; None: the one that `train_validation` chooses.
-
-    Raises:
-        FileNotFoundError: there is no run, or the weights of that step were not kept.
-    """
-    folder = RunFolder(run)
-    said = folder.read()
-    if said is None:
-        raise FileNotFoundError(f"{run} holds no run.json. Name the folder of one run, as `dgbench status` lists them.")
-    if "model" not in said or not folder.lines():
-        raise FileNotFoundError(f"{run} has not been evaluated yet; its status is {folder.status()}. Let it finish first.")
-    algorithm = _rebuild(said)
-    if step is None:
-        step = _selected_step(said, folder, algorithm.task)
-    file = folder.weights_file(step)
-    if not file.exists():
-        kept = ", ".join(str(int(f.stem.removeprefix("step_"))) for f in sorted(folder.checkpoints.glob("step_*.pt")))
-        raise FileNotFoundError(
-            f"{run} keeps no weights of step {step} (kept: {kept or 'none'}). "
-            "Run it again with checkpoints=all overwrite=true."
-        )
-    algorithm.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return algorithm.eval()
-
-
-def _rebuild(said: Mapping[str, Any]) -> Algorithm:
-    identity, model = said["identity"], said["model"]
-    task = Task(**model["task"])
-    options = {key: value for key, value in identity["network"].items() if key not in ("name", "weights", "compile")}
-    network: Network = build_network(
-        identity["network"]["name"], tuple(model["input_shape"]), task.num_outputs, **options
-    )
-    # The weights come from the checkpoint, wherever they came from first.
-    network.pretrained = model["pretrained"]
-    cls = algorithms[identity["algorithm"]["name"]]
-    return build_algorithm(
-        cls,
-        task=task,
-        network=network,
-        num_domains=model["num_domains"],
-        hparams=cls.HParams(**identity["algorithm"]["hparams"]),
-        optim=dgbench.hparams.Optim(**identity["optim"]),
-    )
-
-
-def _selected_step(said: Mapping[str, Any], folder: RunFolder, task: Task) -> int:
-    from dgbench.protocol import Domains
-
-    domains = Domains(**{role: tuple(names) for role, names in said["identity"]["domains"].items()})
-    best, chosen = -math.inf, -1
-    for line in folder.lines():
-        values = {key: math.nan if value is None else value for key, value in line["values"].items()}
-        score = validation_score(values, domains, task, {key.split("/")[0] for key in values})
-        if score > best or chosen < 0:
-            best, chosen = score, line["step"]
-    return chosen
-
-
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM raise `Interrupted`, once, wherever the run is."""
@@ -390,54 +326,6 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _header(run: Run) -> dict[str, Any]:
-    """What run.json says before the first step."""
-    return {
-        "schema": record.SCHEMA,
-        "kind": "train",
-        "run_id": run.run_id,
-        "label": run.label,
-        "identity": run.identity,
-        "config": run.config,
-        "columns": _columns(run),
-        "group": run.keys.group,
-        "package_version": dgbench.__version__,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "pytorch-lightning", "numpy", "timm")},
-        },
-        "hardware": _hardware(),
-        "command": sys.argv,
-        "created": time.time(),
-    }
-
-
-def _columns(run: Run) -> dict[str, Any]:
-    """What tables group by."""
-    identity, domains = run.identity, run.domains
-    data, network = identity["dataset"], identity["network"]
-    return {
-        "dataset": run.dataset_name,
-        "data": record.identity_hash(data),
-        "dataset_domains": " ".join(run.dataset.domain_names),
-        "regime": run.dataset.card.regime,
-        "score": run.dataset.task.score,
-        "train_domains": " ".join(domains.train),
-        "val_domains": " ".join(domains.val),
-        "test_domains": " ".join(domains.test),
-        "protocol": run.protocol.name,
-        "protocol_key": record.identity_hash({"protocol": identity["protocol"], "trainer": identity["trainer"]}),
-        "network": network["name"],
-        "network_key": record.identity_hash(network),
-        "algorithm": run.algorithm,
-        "averaging": run.keys.averaging,
-        "hparams": record.identity_hash({"algorithm": identity["algorithm"], "optim": identity["optim"]}),
-        "hparams_seed": run.keys.hparams_seed,
-        "trial_seed": run.keys.trial_seed,
-        "num_steps": run.protocol.num_steps,
-    }
-
-
 def _hardware() -> dict[str, Any]:
     return {"machine": platform.machine(), "system": platform.system(), "threads": torch.get_num_threads()}
 
@@ -452,4 +340,3 @@ def _peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-

@@ -7,28 +7,36 @@ that thousands of jobs expand in seconds.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from dgbench import config, record
+from dgbench import composition, config, record
 from dgbench.config import Run
+from dgbench.lock import RunIsLocked
 from dgbench.protocol import test_domain_sets
-from dgbench.record import RunFolder, RunIsLocked
+from dgbench.writing import replace_file, writable
 
 # Overrides that change which keys there are; the rest only change values.
 GROUPS = ("algorithm", "dataset", "protocol")
-DOMAIN_KEYS = ("test_domains", "train_domains", "val_domains")
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,14 @@ def expand(arguments: Sequence[str]) -> list[Job]:
         UnknownName: a name or key that does not exist.
         ValueError: an override that cannot be read, or a value that does not fit.
     """
-    overrides = [o for o in config.parse(arguments) if not o.is_hydra_override()]
+    overrides = [o for o in composition.parse(arguments) if not o.is_hydra_override()]
     jobs: dict[str, Job] = {}
     bases: dict[tuple[str, ...], dict[str, Any]] = {}
     for chosen in itertools.product(*map(choices, overrides)):
         lines = [f"{key}={text}" for key, text, _ in chosen]
         groups = tuple(line for line, (key, _, _) in zip(lines, chosen, strict=True) if key in GROUPS)
         if groups not in bases:
-            bases[groups] = config.compose(lines)
+            bases[groups] = composition.compose(lines)
         composed = copy.deepcopy(bases[groups])
         for key, _, value in chosen:
             if key not in GROUPS:
@@ -84,7 +92,7 @@ def choices(override: Override) -> list[tuple[str, str, Any]]:
     if not override.is_discrete_sweep():
         raise ValueError(f"{override.input_line}: expected values separated by commas, or range(n).")
     texts = list(override.sweep_string_iterator())
-    return [(key, text, config.parse([f"{key}={text}"])[0].value()) for text in texts]
+    return [(key, text, composition.parse([f"{key}={text}"])[0].value()) for text in texts]
 
 
 def _set(composed: dict[str, Any], key: str, value: Any) -> None:
@@ -133,7 +141,11 @@ def run_sweep(
         console.print(f"Nothing to do: {len(jobs)} of {len(jobs)} runs are done.")
     else:
         for runs_dir in {job.run.keys.runs_dir for job in jobs}:
-            _write_plan(Path(runs_dir).expanduser(), [job for job in jobs if job.run.keys.runs_dir == runs_dir], arguments)
+            _write_plan(
+                Path(runs_dir).expanduser(),
+                [job for job in jobs if job.run.keys.runs_dir == runs_dir],
+                arguments,
+            )
         console.print(f"{len(todo)} of {len(jobs)} runs to do.")
         with progress_bars(console) as progress:
             if launch is None:
@@ -151,11 +163,15 @@ def _run_here(todo: Sequence[Job], progress: Progress) -> None:
     for job in todo:
         steps = progress.add_task(job.run.label, total=job.run.protocol.num_steps)
         try:
-            execute(job.run, lambda step, steps=steps: progress.update(steps, completed=step))
+            execute(job.run, functools.partial(_completed, progress, steps))
         except RunIsLocked as error:
             progress.console.print(str(error))
         progress.remove_task(steps)
         progress.advance(total)
+
+
+def _completed(progress: Progress, task: Any, step: int) -> None:
+    progress.update(task, completed=step)
 
 
 class _watched:  # noqa: N801
@@ -187,6 +203,7 @@ class _watched:  # noqa: N801
 
 
 def progress_bars(console: Console) -> Progress:
+    """Bars with counts, time spent and time left, gone when done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -218,16 +235,19 @@ def _write_plan(runs_dir: Path, jobs: Sequence[Job], arguments: Sequence[str]) -
         "runs": {job.run.run_id: [job.run.dataset_name, job.run.algorithm, job.run.label] for job in jobs},
     }
     folder = runs_dir / "sweeps"
-    with record.writable(runs_dir):
+    with writable(runs_dir):
         folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plan, indent=0)
     name = record.identity_hash(plan["runs"])  # type: ignore[arg-type]
-    record.replace_file(folder / f"{name}.json", lambda file: file.write(text.encode("utf-8")))
+    replace_file(folder / f"{name}.json", lambda file: file.write(text.encode("utf-8")))
 
 
 def status(paths: str | Path | Sequence[str | Path]) -> dict[str, Any]:
-    """Counts of runs by status, what is missing from the sweeps asked for, the failures with their reasons, and the
-    seconds left, by the mean time of runs of the same data and method.
+    """How far the sweeps in some folders are.
+
+    Returns:
+        `counts` of runs by status; how many were `planned`, are `left` and `not started`; `failures` with their
+        reasons; `seconds_left` by the mean time of runs of the same data and method, NaN before there is one.
     """
     roots = [Path(paths)] if isinstance(paths, str | Path) else list(map(Path, paths))
     statuses: dict[str, str | None] = {}
@@ -261,55 +281,3 @@ def status(paths: str | Path | Sequence[str | Path]) -> dict[str, Any]:
         "failures": failures,
         "seconds_left": total / max(1, counts["running"]),
     }
-
-
-def _overrides(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:
-    """Python keys as overrides: nested mappings become dotted keys, and in a sweep a list means several values."""
-    for key, value in keys.items():
-        if isinstance(value, Mapping):
-            yield from _overrides({f"{key}.{inner}": item for inner, item in value.items()}, sweep=sweep)
-            continue
-        is_list = isinstance(value, list | tuple | range)
-        takes_list = key in DOMAIN_KEYS and is_list and not any(isinstance(v, list | tuple) for v in value)
-        if sweep and is_list and not takes_list:
-            yield f"{key}={','.join(map(literal, value))}"
-        else:
-            yield f"{key}={literal(value)}"
-
-
-def literal(value: Any) -> str:
-    """A Python value in Hydra's grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple | range):
-        return f"[{','.join(map(literal, value))}]"
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def train(**keys: Any) -> Any:
-    """One run, as `dgbench train` with the same keys.
-
-    Args:
-        keys: e.g. `algorithm="vrex", dataset="digits_rot", test_domains=["rot0"], optim={"lr": 1e-3}`.
-
-    Returns:
-        An `Outcome`; its `folder` holds the record.
-    """
-    from dgbench.runner import execute
-
-    return execute(config.resolve(config.compose(list(_overrides(keys, sweep=False)))))
-
-
-def sweep(**keys: Any) -> Report:
-    """Many runs, as `dgbench train -m` with the same keys; a list means several values.
-
-    Args:
-        keys: e.g. `algorithm=["erm", "vrex"], dataset="digits_rot", test_domains="each", trial_seed=range(3)`.
-    """
-    return run_sweep(list(_overrides(keys, sweep=True)))
-

@@ -26,9 +26,7 @@ class Task(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(
-        self, kind: Literal["classification", "regression"], num_classes: int, *, single_logit: bool = False
-    ):
+    def __init__(self, kind: Literal["classification", "regression"], num_classes: int, *, single_logit: bool = False):
         super().__init__()
         if single_logit and (kind != "classification" or num_classes != 2):
             raise ValueError(
@@ -75,7 +73,9 @@ class Task(nn.Module):
         if how == "none":
             return
         if self.is_classification:
-            raise ValueError(f"dataset.target_scale={how!r} scales regression targets, but this task is a classification. Leave it none.")
+            raise ValueError(
+                f"dataset.target_scale={how!r} scales regression targets, but this task is a classification. Leave it none."
+            )
         y = y.double()
         if how == "standard":
             shift, scale = y.mean(0), y.std(0, correction=0)

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def discriminator_loss(
-    discriminator: nn.Module, features: Tensor, domain: Tensor, grad_penalty: float = 0.0
-) -> Tensor:
+def discriminator_loss(discriminator: nn.Module, features: Tensor, domain: Tensor, grad_penalty: float = 0.0) -> Tensor:
     """Mean cross-entropy between domains, and the mean squared norm of its gradients in the features, ().
 
     Args:

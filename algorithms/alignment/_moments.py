@@ -18,9 +18,7 @@ def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
     """
     N = features.shape[-2]
     if N < 2:
-        raise ValueError(
-            f"A covariance needs at least 2 examples of each domain, got {N}; raise optim.batch_size."
-        )
+        raise ValueError(f"A covariance needs at least 2 examples of each domain, got {N}; raise optim.batch_size.")
     mean = features.mean(-2, keepdim=True)
     centred = features - mean
     return mean.squeeze(-2), centred.mT @ centred / (N - 1)

@@ -25,9 +25,7 @@ from ._moments import mean_and_covariance, mean_pairwise_distance
 class HParams:
     """Hyper-parameters of CORAL."""
 
-    penalty_weight: float = hparam(
-        1.0, log10_uniform(-1, 1), "weight of the alignment, gamma", key="mmd_gamma"
-    )
+    penalty_weight: float = hparam(1.0, log10_uniform(-1, 1), "weight of the alignment, gamma", key="mmd_gamma")
 
 
 class CORAL(Algorithm):

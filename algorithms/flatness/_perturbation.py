@@ -31,9 +31,7 @@ def ascent(grads: Gradients, rho: float) -> Gradients:
 def perturbed(parameters: Sequence[Tensor], perturbation: Gradients) -> Iterator[None]:
     """Inside, the parameters are moved by `perturbation`; afterwards they are what they were, bit for bit."""
     moved = [
-        (p, p.detach().clone(), move)
-        for p, move in zip(parameters, perturbation, strict=True)
-        if move is not None
+        (p, p.detach().clone(), move) for p, move in zip(parameters, perturbation, strict=True) if move is not None
     ]
     try:
         with torch.no_grad():

@@ -28,9 +28,7 @@ from dgbench.hparams import hparam, log10_uniform
 class HParams:
     """Hyper-parameters of mixup."""
 
-    alpha: float = hparam(
-        0.2, log10_uniform(-1, 1), "lambda is drawn from Beta(alpha, alpha)", key="mixup_alpha"
-    )
+    alpha: float = hparam(0.2, log10_uniform(-1, 1), "lambda is drawn from Beta(alpha, alpha)", key="mixup_alpha")
 
 
 class Mixup(Algorithm):

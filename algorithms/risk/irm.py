@@ -71,9 +71,7 @@ def invariance_penalty(task: Task, outputs: Tensor, y: Tensor) -> Tensor:
     """
     D, B = outputs.shape[:2]
     if B < 2:
-        raise ValueError(
-            f"IRM compares two halves of each domain's examples, got {B}; raise optim.batch_size."
-        )
+        raise ValueError(f"IRM compares two halves of each domain's examples, got {B}; raise optim.batch_size.")
     pairs = outputs[:, : B // 2 * 2].unflatten(1, (B // 2, 2))  # (D, B/2, 2, C)
     scale = outputs.new_ones(D, 1, 2, 1, requires_grad=True)
     losses = task.losses((scale * pairs).flatten(0, 2), y[:, : B // 2 * 2].flatten(0, 1))

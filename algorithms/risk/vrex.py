@@ -23,9 +23,7 @@ from dgbench.hparams import hparam, log10_int, log10_uniform
 class HParams:
     """Hyper-parameters of V-REx."""
 
-    penalty_weight: float = hparam(
-        10.0, log10_uniform(-1, 5), "weight of the variance term, beta", key="vrex_lambda"
-    )
+    penalty_weight: float = hparam(10.0, log10_uniform(-1, 5), "weight of the variance term, beta", key="vrex_lambda")
     anneal_steps: int = hparam(
         500,
         log10_int(0, 4),

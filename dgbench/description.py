@@ -1,0 +1,60 @@
+"""What run.json says of a run before its first step."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from importlib.metadata import version
+from typing import Any
+
+import dgbench
+from dgbench import record
+from dgbench.config import Run
+
+
+def header(run: Run) -> dict[str, Any]:
+    """What run.json says before the first step."""
+    return {
+        "schema": record.SCHEMA,
+        "kind": "train",
+        "run_id": run.run_id,
+        "label": run.label,
+        "identity": run.identity,
+        "config": run.config,
+        "columns": _columns(run),
+        "group": run.keys.group,
+        "package_version": dgbench.__version__,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "pytorch-lightning", "numpy", "timm")},
+        },
+        "command": sys.argv,
+        "created": time.time(),
+    }
+
+
+def _columns(run: Run) -> dict[str, Any]:
+    """What tables group by."""
+    identity, domains = run.identity, run.domains
+    data, network = identity["dataset"], identity["network"]
+    return {
+        "dataset": run.dataset_name,
+        "data": record.identity_hash(data),
+        "dataset_domains": " ".join(run.dataset.domain_names),
+        "regime": run.dataset.card.regime,
+        "score": run.dataset.task.score,
+        "train_domains": " ".join(domains.train),
+        "val_domains": " ".join(domains.val),
+        "test_domains": " ".join(domains.test),
+        "protocol": run.protocol.name,
+        "protocol_key": record.identity_hash({"protocol": identity["protocol"], "trainer": identity["trainer"]}),
+        "network": network["name"],
+        "network_key": record.identity_hash(network),
+        "algorithm": run.algorithm,
+        "averaging": run.keys.averaging,
+        "hparams": record.identity_hash({"algorithm": identity["algorithm"], "optim": identity["optim"]}),
+        "hparams_seed": run.keys.hparams_seed,
+        "trial_seed": run.keys.trial_seed,
+        "num_steps": run.protocol.num_steps,
+    }

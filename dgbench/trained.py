@@ -1,0 +1,82 @@
+"""Trained models: from a run's folder back to an algorithm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgbench.algorithm import Algorithm, build_algorithm
+from dgbench.evaluation import validation_score
+from dgbench.hparams import Optim
+from dgbench.network import Network, build_network
+from dgbench.protocol import Domains
+from dgbench.record import RunFolder
+from dgbench.registry import algorithms
+from dgbench.task import Task
+
+
+def load(run: str | Path, step: int | None = None) -> Algorithm:
+    """The trained model of a run, in evaluation mode.
+
+    Args:
+        run: the run's folder.
+        step: of which evaluation; None: the one that `train_validation` chooses.
+
+    Raises:
+        FileNotFoundError: there is no run, or the weights of that step were not kept.
+    """
+    folder = RunFolder(run)
+    said = folder.read()
+    if said is None:
+        raise FileNotFoundError(f"{run} holds no run.json. Name the folder of one run, as `dgbench status` lists them.")
+    if "model" not in said or not folder.lines():
+        raise FileNotFoundError(
+            f"{run} has not been evaluated yet; its status is {folder.status()}. Let it finish first."
+        )
+    algorithm = _rebuild(said)
+    if step is None:
+        step = _selected_step(said, folder, algorithm.task)
+    file = folder.weights_file(step)
+    if not file.exists():
+        kept = ", ".join(str(int(f.stem.removeprefix("step_"))) for f in sorted(folder.checkpoints.glob("step_*.pt")))
+        raise FileNotFoundError(
+            f"{run} keeps no weights of step {step} (kept: {kept or 'none'}). "
+            "Run it again with checkpoints=all overwrite=true."
+        )
+    algorithm.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return algorithm.eval()
+
+
+def _rebuild(said: Mapping[str, Any]) -> Algorithm:
+    identity, model = said["identity"], said["model"]
+    task = Task(**model["task"])
+    options = {key: value for key, value in identity["network"].items() if key not in ("name", "weights", "compile")}
+    network: Network = build_network(
+        identity["network"]["name"], tuple(model["input_shape"]), task.num_outputs, **options
+    )
+    # The weights come from the checkpoint, wherever they came from first.
+    network.pretrained = model["pretrained"]
+    cls = algorithms[identity["algorithm"]["name"]]
+    return build_algorithm(
+        cls,
+        task=task,
+        network=network,
+        num_domains=model["num_domains"],
+        hparams=cls.HParams(**identity["algorithm"]["hparams"]),
+        optim=Optim(**identity["optim"]),
+    )
+
+
+def _selected_step(said: Mapping[str, Any], folder: RunFolder, task: Task) -> int:
+    domains = Domains(**{role: tuple(names) for role, names in said["identity"]["domains"].items()})
+    best, chosen = -math.inf, -1
+    for line in folder.lines():
+        values = {key: math.nan if value is None else value for key, value in line["values"].items()}
+        score = validation_score(values, domains, task, {key.split("/")[0] for key in values})
+        if score > best or chosen < 0:
+            best, chosen = score, line["step"]
+    return chosen
