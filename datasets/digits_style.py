@@ -23,13 +23,11 @@ def _noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _occlude(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    images = images.copy()
     N, H, W = images.shape
-    tops, lefts = rng.integers(H - SQUARE + 1, size=N), rng.integers(W - SQUARE + 1, size=N)
-    grays = rng.uniform(size=N)
-    for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
-        images[i, top : top + SQUARE, left : left + SQUARE] = grays[i]
-    return images
+    tops, lefts = (rng.integers(side - SQUARE + 1, size=(N, 1, 1)) for side in (H, W))
+    below, beside = np.arange(H)[:, None] - tops, np.arange(W) - lefts  # (N, H, 1), (N, 1, W)
+    is_covered = (below >= 0) & (below < SQUARE) & (beside >= 0) & (beside < SQUARE)  # (N, H, W)
+    return np.where(is_covered, rng.random((N, 1, 1)), images)
 
 
 STYLES: dict[str, Style] = {

@@ -361,7 +361,6 @@ def trains(subject: Subject) -> None:
         try:
             training = subject.bench.train(algorithm, _steps(case.hp), pooled=case.pooled)
         except Exception as error:
-            error.add_note(str(case))
             text = " ".join(str(error).split())
             raise Violation(
                 f"Training raises {type(error).__name__}: {text} ({case}), expected no error. "

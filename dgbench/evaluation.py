@@ -85,8 +85,10 @@ def evaluation_mode(algorithm: Algorithm) -> Any:
 
 
 def validation_score(values: Mapping[str, float], domains: Domains, task: Task, splits: Iterable[str] = ()) -> float:
-    """What `train_validation` maximises: the mean over validation domains if there are any, else the official `val`
-    split, else over the training domains' `out`; accuracy, or minus RMSE.
+    """What `train_validation` maximises: accuracy, or minus RMSE.
+
+    The mean over the validation domains if there are any, else over the official `val` split, else over the training
+    domains' `out`.
     """
     if domains.val:
         names = [f"in/{domain}" for domain in domains.val]

@@ -108,7 +108,9 @@ def _examine(item: Clause, subject: Any) -> tuple[Finding, bool]:
         return Finding(item.name, None, str(reason)), reason.blocks
     # A component may raise whatever it likes: that is a finding about it, and the other clauses go on.
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        # The innermost line that is not inside a package is the likeliest place to mend.
+        frame = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1])
         text = " ".join(str(error).split())
         where = f"{Path(frame.filename).name}, line {frame.lineno}"
         message = f"Got {type(error).__name__}: {text} ({where}), expected: {item.meaning}"

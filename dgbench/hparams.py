@@ -6,6 +6,7 @@ adding one never shifts another.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
@@ -139,7 +140,16 @@ def by_regime(doc: str, *, key: str | None = None, is_step: bool = False, **regi
         key: as in `hparam`.
         is_step: as in `hparam`.
         regimes: `(default, sampler)` for `small` and `large`, and `domain_net` where it differs from `large`.
+
+    Raises:
+        UnknownName: no such regime.
+        ValueError: `large` is missing.
     """
+    for regime in regimes:
+        if regime not in REGIMES:
+            raise UnknownName("regime", regime, REGIMES)
+    if "large" not in regimes:
+        raise ValueError(f"by_regime gives {', '.join(regimes)}, expected also large, which the others follow.")
     facts = {
         "by_regime": {regime: Choice(*choice) for regime, choice in regimes.items()},
         "doc": doc,
@@ -151,7 +161,13 @@ def by_regime(doc: str, *, key: str | None = None, is_step: bool = False, **regi
 
 
 def like(name: str, doc: str = "", *, key: str | None = None) -> Any:
-    """A hyper-parameter distributed as `name` of `Optim`, by a draw of its own: a second learning rate, say."""
+    """A hyper-parameter distributed as `name` of `Optim`, by a draw of its own: a second learning rate, say.
+
+    Raises:
+        UnknownName: `Optim` has no such field.
+    """
+    if name not in _OPTIM_FACTS:
+        raise UnknownName("field of Optim", name, _OPTIM_FACTS)
     facts = _OPTIM_FACTS[name]
     return field(default=None, metadata={"hparam": {**facts, "doc": doc or facts["doc"], "key": key}})
 
@@ -232,11 +248,11 @@ def draw(
             values[name] = choice.default
         else:
             values[name] = choice.sampler.sample(RandomState(seed_hash(root, fact.key)))
-    return hparams(**values)
+    return hparams(**copy.deepcopy(values))  # a list among them is the instance's own
 
 
 def filled(instance: Any, regime: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """A copy in which fields left None take the default of `regime`."""
     defaults = {name: fact.choice(regime).default for name, fact in facts(type(instance), overrides).items()}
     missing = {name: value for name, value in defaults.items() if getattr(instance, name) is None}
-    return dataclasses.replace(instance, **missing)
+    return dataclasses.replace(instance, **copy.deepcopy(missing))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -11,12 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from dgbench import backbones
-from dgbench.backbones import ACTIVATIONS, Hooks
+from dgbench.backbones import ACTIVATIONS, INITS, Hooks, Staged, initialise
+from dgbench.normalisation import NORMS, Normalise
 from dgbench.registry import UnknownName
+from dgbench.timm_body import TimmBody, build_timm_body, check_timm
+from dgbench.weights import (
+    SUFFIXES,
+    is_weights_file,
+    read_weights,
+    repeat_channels,
+    weights_hash,
+    weights_identity,
+)
 
-INITS = ("default", "kaiming", "xavier", "orthogonal")
-NORMS = ("none", "batch", "group", "layer", "instance_aware")
-SUFFIXES = (".safetensors", ".pth", ".pt")
+__all__ = ["NETWORKS", "Network", "Options", "build_network", "network_recipe", "weights_hash", "weights_identity"]
 
 _PLAIN = {"activation": "relu", "init": "default", "norm": "none"}
 # The options that each net takes, with their defaults.
@@ -57,40 +64,6 @@ class Options(TypedDict, total=False):
 _GENERAL: Options = {"dropout": 0.0, "freeze_bn": False, "channels_last": False, "compile": False}
 
 
-class Normalise(nn.Module):
-    """`(x - mean) / std` per channel, or per feature of a vector; as built, the identity.
-
-    Args:
-        input_shape: of an example, channels first.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, input_shape: tuple[int, ...]):
-        super().__init__()
-        shape = (input_shape[0], *[1] * (len(input_shape) - 1))
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised inputs (N, *input_shape)."""
-        return (x - self.mean) / self.std
-
-    def fit(self, x: Tensor) -> None:
-        """Take the statistics of training inputs (N, *input_shape); what is constant keeps its scale."""
-        rows = x.double().transpose(0, 1).flatten(1)  # (C, N * ...)
-        std = rows.std(1, correction=0)
-        self.set(rows.mean(1), torch.where(std > 0, std, 1.0))
-
-    def set(self, mean: Tensor, std: Tensor) -> None:
-        """Take statistics of the first channels (n,); channels beyond these pass unchanged."""
-        num = min(len(mean), len(self.mean))
-        for buffer, values, neutral in ((self.mean, mean, 0.0), (self.std, std, 1.0)):
-            buffer.fill_(neutral)
-            buffer[:num] = values[:num].reshape(num, *buffer.shape[1:]).to(buffer)
-
-
 class Network(nn.Module):
     """What every method trains. Made by `build_network`.
 
@@ -112,7 +85,7 @@ class Network(nn.Module):
         self.recipe, self.input_shape, self.num_outputs = recipe, input_shape, num_outputs
         self.pretrained = weights is not None
         self._weights = weights
-        state = _read(weights) if weights is not None and _is_file(weights) else None
+        state = read_weights(weights) if weights is not None and is_weights_file(weights) else None
         is_own = state is not None and "normalise.mean" in state
         self.normalise = Normalise(input_shape)
         self.body = self._make_body(None if is_own else state)
@@ -134,7 +107,7 @@ class Network(nn.Module):
                 self.body.stage(name).compile()
         self.train()
 
-    def _make_body(self, state: Mapping[str, Tensor] | None) -> backbones.Staged | backbones.TimmBody:
+    def _make_body(self, state: Mapping[str, Tensor] | None) -> Staged | TimmBody:
         name = self.recipe["name"]
         if name in NETWORKS:
             if state is not None:
@@ -143,11 +116,11 @@ class Network(nn.Module):
                     f"network={name} needs. Save one with torch.save(network.state_dict(), path)."
                 )
             options = {key: self.recipe[key] for key in _OPTIONS[name] if key != "init"}
-            body: backbones.Staged = getattr(backbones, name)(self.input_shape, **options)
-            backbones.initialise(body, self.recipe["init"], self.recipe.get("activation", "relu"))
+            body: Staged = getattr(backbones, name)(self.input_shape, **options)
+            initialise(body, self.recipe["init"], self.recipe.get("activation", "relu"))
             return body
-        tag = self._weights if self._weights and not _is_file(self._weights) else None
-        timm_body = backbones.timm_body(name.removeprefix("timm:"), self.input_shape, tag=tag, state=state)
+        tag = self._weights if self._weights and not is_weights_file(self._weights) else None
+        timm_body = build_timm_body(name.removeprefix("timm:"), self.input_shape, tag=tag, state=state)
         if tag is not None or state is not None:
             cfg: Any = timm_body.model.pretrained_cfg
             self.normalise.set(torch.tensor(cfg["mean"]), torch.tensor(cfg["std"]))
@@ -160,7 +133,7 @@ class Network(nn.Module):
         # The head belongs to another task.
         kept = {key: value for key, value in own.items() if not key.startswith("body.")}
         try:
-            self.load_state_dict({**backbones.repeat_channels(body, own), **kept})
+            self.load_state_dict({**repeat_channels(body, own), **kept})
         except RuntimeError as error:
             cause = " ".join(str(error).split())[:300]
             raise ValueError(
@@ -208,7 +181,7 @@ class Network(nn.Module):
             in_features: what it reads, if not the features.
         """
         head = nn.Linear(self.feature_dim if in_features is None else in_features, self.num_outputs)
-        backbones.initialise(head, self.recipe.get("init", "default"), "linear")
+        initialise(head, self.recipe.get("init", "default"), "linear")
         return head
 
     def rebuild(self, **changes: Any) -> Network:
@@ -264,9 +237,9 @@ def network_recipe(name: str, **options: Unpack[Options]) -> dict[str, Any]:
 
 
 def _check_weights(name: str, weights: str | Path | None) -> None:
-    is_file = weights is not None and _is_file(weights)
+    is_file = weights is not None and is_weights_file(weights)
     if name.startswith("timm:"):
-        backbones.check_timm(name.removeprefix("timm:"), None if is_file or weights is None else str(weights))
+        check_timm(name.removeprefix("timm:"), None if is_file or weights is None else str(weights))
     elif weights is not None and not is_file:
         raise ValueError(
             f"network.weights={str(weights)!r}, expected a local file ({', '.join(SUFFIXES)}) for {name}. "
@@ -299,46 +272,6 @@ def build_network(name: str, input_shape: tuple[int, ...], num_outputs: int, **o
     if name == "mlp" and recipe["channels_last"]:
         raise ValueError("network.channels_last=true is for nets on images, but mlp flattens. Leave it false.")
     weights = options.get("weights")
-    if weights is not None and _is_file(weights):
+    if weights is not None and is_weights_file(weights):
         weights = Path(weights).expanduser().resolve()
     return Network(recipe, input_shape, num_outputs, None if weights is None else str(weights))
-
-
-def _is_file(weights: str | Path) -> bool:
-    return Path(weights).suffix in SUFFIXES
-
-
-def _read(path: str | Path) -> dict[str, Tensor]:
-    try:
-        if Path(path).suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
-    except Exception as error:
-        raise ValueError(
-            f"network.weights={str(path)!r} cannot be read as weights ({type(error).__name__}). "
-            f"Save a state_dict of tensors with torch.save."
-        ) from error
-
-
-def weights_identity(weights: str | Path | None) -> str | None:
-    """What names weights everywhere: a tag as it is, a local file by the hash of its content.
-
-    >>> weights_identity("a1_in1k")
-    'a1_in1k'
-    """
-    if weights is None or not _is_file(weights):
-        return None if weights is None else str(weights)
-    with Path(weights).expanduser().open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def weights_hash(network: nn.Module) -> str:
-    """16 hex digits of the SHA-256 of parameters and buffers, in the order of the state_dict."""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -152,7 +152,8 @@ def resolve_domains(
     ):
         if shared:
             raise ValueError(
-                f"{', '.join(sorted(shared))} stands in {role} and in {other}; a domain has one role. Take it out of one."
+                f"{', '.join(sorted(shared))} stands in {role} and in {other}; a domain has one role. "
+                "Take it out of one."
             )
     if not trained or not tested:
         role = "train" if not trained else "test"

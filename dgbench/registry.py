@@ -67,7 +67,8 @@ class Registry:
             name = place.path.stem
             if name in found:
                 raise ValueError(
-                    f"Two {self.kind}s are called {name!r}: {found[name].path} and {place.path}. Rename one of the files."
+                    f"Two {self.kind}s are called {name!r}: {found[name].path} and {place.path}. "
+                    "Rename one of the files."
                 )
             found[name] = place
         return dict(sorted(found.items()))
@@ -110,6 +111,8 @@ class Registry:
         try:
             module = import_module(place.module)
         except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] == self.shelf.split(".")[0]:
+                raise  # a module of ours that is gone; nothing to install
             raise ComponentError(
                 f"The {self.kind} {name!r} ({place.path}) needs the package {error.name!r}, "
                 f"which is not installed. Install it: pip install {(error.name or '').split('.')[0]}"

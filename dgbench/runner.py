@@ -30,7 +30,7 @@ from dgbench.loader import Batches, Split, TrainingLoader
 from dgbench.network import build_network, weights_hash
 from dgbench.protocol import split_indices, split_uda
 from dgbench.record import Interrupted, RunFolder
-from dgbench.writing import CannotWrite
+from dgbench.writing import CannotWrite, tidy
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
         if is_done(run, folder):
             said = folder.read() or {}
             return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
+        tidy(folder.path)
         started = time.perf_counter()
         said = folder.read() or {}
         if run.keys.overwrite:

@@ -1,7 +1,7 @@
 """Which step of which run speaks for a method, and how many runs there were to choose from.
 
-A cell is one number of a comparison: a method on one test domain in one trial, all else equal. Its runs differ in
-their hyper-parameters. A criterion chooses one step of one of them.
+A cell is one number of a comparison: a method on one test domain in one trial, all else equal. Its runs differ
+in their hyper-parameters. A criterion chooses one step of one of them.
 """
 
 from __future__ import annotations
@@ -118,15 +118,15 @@ _CRITERIA = {
         ),
         Selection(
             "oracle",
-            "the hyper-parameters whose last step scores best on held-out data of the test domain, whose labels "
-            "a method must not know",
+            "the hyper-parameters whose last step scores best on held-out data of the test domain, "
+            "whose labels a method must not know",
             (("test", "out"),),
             is_last_step=True,
         ),
         Selection(
             "oracle_best",
-            "the step and the hyper-parameters that score best on held-out data of the test domain, whose labels "
-            "a method must not know",
+            "the step and the hyper-parameters that score best on held-out data of the test domain, "
+            "whose labels a method must not know",
             (("test", "out"),),
         ),
     )
@@ -163,7 +163,7 @@ def with_cells(runs: pl.DataFrame) -> pl.DataFrame:
 
 
 def coverage(runs: pl.DataFrame) -> pl.DataFrame:
-    """One row per cell that a table should have: each domain left to test on, in each trial that any method has.
+    """One row per cell that a table should have: each domain left to test on, in each trial that is there.
 
     Columns: those of `CELL`, then the number of runs `complete`, `diverged`, `failed`, `unfinished` (running,
     interrupted), and `is_missing`: none is finished.

@@ -74,7 +74,8 @@ class Task(nn.Module):
             return
         if self.is_classification:
             raise ValueError(
-                f"dataset.target_scale={how!r} scales regression targets, but this task is a classification. Leave it none."
+                f"dataset.target_scale={how!r} scales regression targets, but this task is a classification. "
+                "Leave it none."
             )
         y = y.double()
         if how == "standard":

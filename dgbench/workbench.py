@@ -15,8 +15,9 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, build_algorithm, seed_everything
+from dgbench.algorithm import Algorithm, build_algorithm
 from dgbench.batch import Batch
+from dgbench.clock import seed_everything
 from dgbench.dataset import TensorDomain
 from dgbench.hparams import Optim, facts
 from dgbench.loader import Batches, Split
@@ -148,8 +149,9 @@ class Workbench:
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
-                callbacks=[visits],
             )
+            # As the run does: handed to the Trainer, a checkpoint callback would contradict enable_checkpointing.
+            trainer.callbacks.append(visits)  # type: ignore[attr-defined]
             trainer.fit(algorithm, _Stream(batches))
         return Training(visits.outputs, visits.changed, visits.saved)
 
@@ -176,7 +178,7 @@ class _Visits(Checkpoint):
         self._before = _parameters(pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.outputs.append({name: float(value) for name, value in (outputs or {}).items()})
+        self.outputs.append({name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()})
         now = _parameters(pl_module)
         self.changed |= {name for name in now if not torch.equal(now[name], self._before[name])}
         self._before = now

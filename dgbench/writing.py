@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 
+ASIDE = ".aside"
+
+
 class CannotWrite(OSError):
     """The run's folder cannot be written; the text says why."""
 
@@ -39,7 +42,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Raises:
         CannotWrite: the place cannot be written; what was there stays.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{ASIDE}")
     with writable(path.parent):
         try:
             with open(aside, "wb") as file:
@@ -50,3 +53,11 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
+
+
+def tidy(folder: Path) -> None:
+    """Delete what killed processes were writing aside; nobody else may be writing there."""
+    mine = f".{os.getpid()}."
+    for file in folder.rglob(f".*{ASIDE}"):
+        if mine not in file.name:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""Does a component keep its contract? One finding per clause, for the shelves and for a file of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dgbench import algorithm_contract, dataset_contract
+from dgbench.algorithm import Algorithm
+from dgbench.dataset import MultiDomainDataset
+from dgbench.finding import Finding, examine
+from dgbench.registry import ComponentError, algorithms, datasets
+from dgbench.workbench import Workbench
+
+__all__ = ["Finding", "check_algorithm", "check_dataset", "check_file"]
+
+BASES = {algorithms: Algorithm, datasets: MultiDomainDataset}
+
+
+def check_algorithm(component: str | type[Algorithm], *, draws: int = 5) -> list[Finding]:
+    """Examine a training method by every clause of `algorithm_contract.CLAUSES`.
+
+    Args:
+        component: a name of the registry, or a class.
+        draws: how many random draws of hyper-parameters are trained.
+
+    Raises:
+        UnknownName: no such method.
+        TypeError: the class is no Algorithm.
+    """
+    cls = _component(component, algorithms)
+    # The weights that `needs.pretrained` asks for; a network may read them again while it is trained.
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Workbench(cls, Path(folder))
+        return examine(algorithm_contract.CLAUSES, algorithm_contract.Subject(cls, bench, draws))
+
+
+def check_dataset(
+    component: str | type[MultiDomainDataset], data_dir: str | Path | None = None, **options: Any
+) -> list[Finding]:
+    """Examine a dataset by every clause of `dataset_contract.CLAUSES`.
+
+    Args:
+        component: a name of the registry, or a class.
+        data_dir: folder under which datasets keep their files.
+        options: fields of the dataset's `Options`.
+
+    Raises:
+        UnknownName: no such dataset.
+        TypeError: the class is no MultiDomainDataset.
+    """
+    cls = _component(component, datasets)
+    return examine(dataset_contract.CLAUSES, dataset_contract.Subject(cls, data_dir, options))
+
+
+def _component(component: Any, registry: Any) -> Any:
+    cls, base = registry[component] if isinstance(component, str) else component, BASES[registry]
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise TypeError(f"{cls!r} is no {base.__name__}, expected a subclass or a name. Inherit from it.")
+    return cls
+
+
+def check_file(
+    path: str | Path, data_dir: str | Path | None = None, **options: Any
+) -> list[tuple[str, str, list[Finding]]]:
+    """Examine the one public component that a file holds, on a shelf or anywhere: kind, name, findings.
+
+    Args:
+        path: the file.
+        data_dir: as in `check_dataset`.
+        options: as in `check_dataset`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ComponentError: it cannot be imported, or holds no component or several.
+    """
+    path = Path(path).expanduser().resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise FileNotFoundError(f"{path} is no Python file. Name the file that holds your component.")
+    kind, cls = _only_component(path, _import(path))
+    findings = check_algorithm(cls) if kind == algorithms.kind else check_dataset(cls, data_dir, **options)
+    return [(kind, path.stem, findings)]
+
+
+def _import(path: Path) -> ModuleType:
+    for registry in BASES:
+        for place in registry.places().values():
+            if place.path.resolve() == path:
+                # Under its own name, so that it finds its siblings and is not imported twice.
+                return sys.modules[registry[path.stem].__module__]
+    # Not the stem alone: a file called random.py must not take the place of a module of that name.
+    name = f"dgbench_checked_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickle look the module up by its name.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    # A reader's file may fail in any way; what it said is the answer.
+    except Exception as error:
+        del sys.modules[name]
+        raise ComponentError(f"{path} cannot be imported ({type(error).__name__}: {error}). Mend it.") from error
+    return module
+
+
+def _only_component(path: Path, module: ModuleType) -> tuple[str, Any]:
+    found = [
+        (registry.kind, value)
+        for registry, base in BASES.items()
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    ]
+    if len(found) != 1:
+        names = ", ".join(cls.__name__ for _, cls in found) or "none"
+        bases = " or ".join(base.__name__ for base in BASES.values())
+        raise ComponentError(
+            f"{path} holds {len(found)} public subclasses of {bases} ({names}), expected exactly one. "
+            "Give helpers a leading underscore or a file of their own."
+        )
+    return found[0]

@@ -1,0 +1,387 @@
+"""The contract of a dataset, clause by clause."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgbench.dataset import (
+    DOMAIN_NAME,
+    Card,
+    DatasetOptions,
+    Domain,
+    FileOptions,
+    ImageOptions,
+    MissingData,
+    MultiDomainDataset,
+    as_float,
+)
+from dgbench.finding import (
+    Clause,
+    NotApplicable,
+    Violation,
+    clause,
+    generators,
+    moved_generators,
+    seed_generators,
+)
+from dgbench.hparams import REGIMES
+from dgbench.network import NETWORKS
+from dgbench.task import Task
+
+CLAUSES: list[Clause] = []
+HEADINGS = ("Domains", "Classes", r"\w+ per domain", "Licence", "Source", "Splits", "Known defects", "Reference")
+SAMPLES = 16
+COMMON = {field.name for kind in (FileOptions, ImageOptions) for field in dataclasses.fields(kind)}
+
+
+@dataclass
+class Subject:
+    """A dataset, and how to construct it."""
+
+    cls: type[MultiDomainDataset]
+    data_dir: str | Path | None
+    options: Mapping[str, Any]
+
+    def construct(self, **options: Any) -> MultiDomainDataset:
+        """Afresh, with changes to the options."""
+        return self.cls(self.data_dir, **{**self.options, **options})
+
+    @cached_property
+    def dataset(self) -> MultiDomainDataset:
+        """The one that most clauses look at."""
+        return self.construct()
+
+    @property
+    def has_own_options(self) -> bool:
+        """Whether an option that only this dataset has may leave out domains or examples."""
+        default, given = self.cls.Options(), self.dataset.options
+        return any(
+            getattr(given, field.name) != getattr(default, field.name)
+            for field in dataclasses.fields(given)
+            if field.name not in COMMON
+        )
+
+
+@clause(CLAUSES)
+def card(subject: Subject) -> None:
+    """Every field of the card is filled with what it is for."""
+    found = getattr(subject.cls, "card", None)
+    if not isinstance(found, Card):
+        raise Violation(f"{subject.cls.__name__}.card is {found!r}, expected a Card. Write one.")
+
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str) and bool(value.strip())
+
+    def is_positive(value: Any) -> bool:
+        return type(value) is int and value > 0
+
+    def are(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        return lambda value: isinstance(value, tuple) and all(map(test, value))
+
+    expected: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "domains": (are(lambda v: is_text(v) and DOMAIN_NAME.fullmatch(v)), "a tuple of names like art_painting"),
+        "sizes": (are(is_positive), "a tuple of positive integers"),
+        "classes": (are(is_text), "a tuple of names"),
+        "regime": (lambda v: v in REGIMES, f"one of {', '.join(REGIMES)}"),
+        "network": (
+            lambda v: is_text(v) and (v in NETWORKS or v.startswith("timm:")),
+            f"one of {', '.join(NETWORKS)} or timm:<name>",
+        ),
+        "weights": (lambda v: v is None or is_text(v), "a tag of timm's or None"),
+        "num_steps": (is_positive, "a positive integer"),
+        "evaluate_every": (is_positive, "a positive integer"),
+        "checksums": (
+            lambda v: isinstance(v, Mapping) and all(map(is_text, [*v, *v.values()])),
+            "a mapping of file names to sums",
+        ),
+        "defects": (are(is_text), "a tuple of sentences"),
+        "version": (is_positive, "a positive integer"),
+    }
+    for field in dataclasses.fields(Card):
+        test, said = expected.get(field.name, (is_text, "a text that is not empty"))
+        value = getattr(found, field.name)
+        if not test(value):
+            raise Violation(f"card.{field.name} is {value!r}, expected {said}. Fill it in.")
+    if len(found.domains) != len(found.sizes):
+        raise Violation(
+            f"The card has {len(found.domains)} domains but {len(found.sizes)} sizes, expected one size each. Count."
+        )
+
+
+@clause(CLAUSES)
+def data_sheet(subject: Subject) -> None:
+    """The docstring is a data sheet under fixed headings."""
+    text = subject.cls.__dict__.get("__doc__") or ""
+    for heading in HEADINGS:
+        if not re.search(rf"^\s*{heading}:", text, re.MULTILINE):
+            shown = heading.replace(r"\w+", "Images")
+            raise Violation(f"The docstring has no heading {shown!r}, expected one. Write `None` where that is true.")
+
+
+@clause(CLAUSES)
+def options(subject: Subject) -> None:
+    """`Options` is a dataclass that inherits from DatasetOptions; every field has a default and a meaning."""
+    found = subject.cls.Options
+    if not (isinstance(found, type) and issubclass(found, DatasetOptions)):
+        raise Violation(f"Options is {found!r}, expected a subclass of DatasetOptions. Inherit from it.")
+    if "__annotations__" in vars(found) and "__dataclass_fields__" not in vars(found):
+        raise Violation(f"{found.__name__} is no dataclass, expected one. Decorate it: @dataclass(kw_only=True).")
+    for field in dataclasses.fields(found):
+        if not field.metadata.get("doc", "").strip():
+            raise Violation(
+                f'{found.__name__}.{field.name} has no meaning, expected option(default, "meaning"). Write it so.'
+            )
+
+
+@clause(CLAUSES, after=["card", "options"])
+def loads(subject: Subject) -> None:
+    """It can be constructed, and its task is the card's."""
+    try:
+        dataset = subject.dataset
+    except MissingData as missing:
+        raise NotApplicable(f"Not evaluated: {missing}", blocks=True) from missing
+    task = dataset.make_task()
+    if not isinstance(task, Task) or task is dataset.task:
+        raise Violation("make_task() does not make a Task, expected a new one each time. Return Task(...).")
+    if task.is_classification and task.num_classes != len(dataset.class_names):
+        raise Violation(
+            f"The task has {task.num_classes} classes, expected {len(dataset.class_names)}: "
+            f"{', '.join(dataset.class_names)}. Name every class on the card."
+        )
+
+
+@clause(CLAUSES, after=["loads"])
+def domains(subject: Subject) -> None:
+    """There are at least two domains, named and sized as on the card, each name once."""
+    dataset, card = subject.dataset, subject.cls.card
+    names, sizes = dataset.domain_names, tuple(map(len, dataset.domains))
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise Violation(f"The domains are {', '.join(names)}, expected at least two different ones. Rename or add.")
+    if not card.domains:
+        return
+    known = dict(zip(card.domains, card.sizes, strict=True))
+    # An option may leave domains out; the others keep their order.
+    expected = tuple(name for name in known if name in names) if subject.has_own_options else card.domains
+    if names != expected:
+        raise Violation(f"The domains are {', '.join(names)}, expected {', '.join(expected)}. Mend load or the card.")
+    if not subject.has_own_options and sizes != card.sizes:
+        raise Violation(f"The domains have {sizes} examples, expected {card.sizes}. Mend load or the card.")
+
+
+def _sample(domain: Domain) -> Tensor:
+    """Indices spread over the whole domain."""
+    return torch.linspace(0, len(domain) - 1, min(SAMPLES, len(domain))).long()
+
+
+@clause(CLAUSES, after=["loads"])
+def items(subject: Subject) -> None:
+    """Inputs are finite floats of one shape, images in [0, 1]; targets are class indices or floats (N, C)."""
+    dataset = subject.dataset
+    for domain in dataset.domains:
+        index = _sample(domain)
+        for how, (x, y) in {"evaluation": domain.__getitems__(index), "training": _training_items(domain)}.items():
+            where = f"{domain.name} (as in {how})"
+            shape = (len(index), *dataset.input_shape)
+            if x.dtype != torch.float32 or tuple(x.shape) != shape or not x.isfinite().all():
+                raise Violation(
+                    f"Inputs of {where} are {x.dtype} {tuple(x.shape)}, expected finite float32 {shape}. Convert them."
+                )
+            if len(shape) == 4 and (x.min() < 0 or x.max() > 1):
+                raise Violation(
+                    f"Images of {where} reach from {x.min():.3g} to {x.max():.3g}, expected [0, 1]. "
+                    "Leave normalisation to the network."
+                )
+            _check_targets(y, len(index), dataset.task, where)
+        _check_targets(domain.targets, len(domain), dataset.task, domain.name)
+
+
+def _training_items(domain: Domain) -> Any:
+    seed_generators(0)
+    return domain.training_items(_sample(domain))
+
+
+def _check_targets(y: Tensor, num: int, task: Task, where: str) -> None:
+    C = task.num_classes
+    if task.is_classification:
+        is_right = y.dtype == torch.int64 and y.shape == (num,) and 0 <= y.min() and y.max() < C
+        expected = f"int64 ({num},) from 0 to {C - 1}"
+    else:
+        is_right = y.is_floating_point() and y.shape == (num, C) and bool(y.isfinite().all())
+        expected = f"finite floats ({num}, {C})"
+    if not is_right:
+        raise Violation(
+            f"Targets of {where} are {y.dtype} {tuple(y.shape)} from {y.min()} to {y.max()}, expected {expected}. "
+            "Mend what load hands to the domain."
+        )
+
+
+@clause(CLAUSES, after=["items"])
+def targets(subject: Subject) -> None:
+    """`domain.targets` are the targets of its items, for evaluation and for training."""
+    for domain in subject.dataset.domains:
+        index = _sample(domain)
+        for name, (_, y) in {
+            "__getitems__": domain.__getitems__(index),
+            "training_items": _training_items(domain),
+        }.items():
+            if not torch.equal(domain.targets[index], y):
+                raise Violation(f"{name} of {domain.name} has other targets than domain.targets, expected the same. "
+                                "Index both alike.")
+
+
+@clause(CLAUSES, after=["items"])
+def order(subject: Subject) -> None:
+    """An example is the same in any order, repeated, alone, and by a list or a tensor of indices."""
+    for domain in subject.dataset.domains:
+        index = _sample(domain)
+        x, _ = domain.__getitems__(index)
+        places = torch.cat([torch.arange(len(index)).flip(0), torch.tensor([0, 0, len(index) - 1])])
+        asked: dict[str, tuple[Any, Tensor]] = {
+            "in another order": (index[places], x[places]),
+            "by a list": (index[places].tolist(), x[places]),
+            "alone": (index[-1:], x[-1:]),
+        }
+        for how, (wanted, expected) in asked.items():
+            if not torch.equal(domain.__getitems__(wanted).x, expected):
+                raise Violation(
+                    f"Examples of {domain.name} asked for {how} are others, expected the same. "
+                    "__getitems__ is a function of the index alone; randomness belongs to load or training_items."
+                )
+
+
+@clause(CLAUSES, after=["items"])
+def resident(subject: Subject) -> None:
+    """If a domain says that it is in memory, what is there is what its items are."""
+    if all(domain.resident is None for domain in subject.dataset.domains):
+        raise NotApplicable("Its examples are not in memory.")
+    for domain in subject.dataset.domains:
+        if domain.resident is None:
+            continue
+        index = _sample(domain)
+        x, y = domain.resident
+        same = torch.equal(as_float(x[index]), domain.__getitems__(index).x)
+        if not same or not torch.equal(y, domain.targets):
+            raise Violation(
+                f"resident of {domain.name} holds other examples than __getitems__ returns, expected the same. "
+                "Transform them in load, or leave resident None."
+            )
+
+
+@clause(CLAUSES, after=["items"])
+def augmentation(subject: Subject) -> None:
+    """Training examples are a function of torch's global generator: after the same seed, the same."""
+    for domain in subject.dataset.domains:
+        first = _training_items(domain).x
+        seed_generators(1)
+        torch.manual_seed(0)
+        if not torch.equal(first, domain.training_items(_sample(domain)).x):
+            raise Violation(
+                f"Training examples of {domain.name} differ after the same torch.manual_seed, expected the same. "
+                "Augment with torch's global generator alone."
+            )
+
+
+@clause(CLAUSES, after=["items", "domains"])
+def classes(subject: Subject) -> None:
+    """Every class is present in every domain, or a defect on the card names the domain that lacks one."""
+    dataset = subject.dataset
+    if not dataset.task.is_classification:
+        raise NotApplicable("It is no classification.")
+    for domain in dataset.domains:
+        counts = torch.bincount(domain.targets, minlength=dataset.task.num_classes)
+        missing = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
+        if missing and not any(domain.name in defect for defect in dataset.card.defects):
+            raise Violation(
+                f"{domain.name} has no example of {', '.join(missing)}, expected every class, or a defect that names "
+                "the domain. Mend load, or say so in card.defects."
+            )
+
+
+@clause(CLAUSES, after=["items"])
+def deterministic(subject: Subject) -> None:
+    """Two constructions are equal wherever the global generators are, and leave them alone."""
+    seed_generators(1)
+    before = generators()
+    first = subject.construct()
+    moved = moved_generators(before)
+    if moved:
+        raise Violation(
+            f"Construction draws from or seeds the generator of {' and '.join(moved)}, expected none. "
+            "Make a generator from options.data_seed."
+        )
+    seed_generators(2)
+    for name in _different(first, subject.construct()):
+        raise Violation(
+            f"{name} differs between two constructions with one data_seed, expected equality. "
+            "Draw from a generator made from options.data_seed alone."
+        )
+
+
+def _different(a: MultiDomainDataset, b: MultiDomainDataset) -> list[str]:
+    """Names of the domains in which examples differ."""
+    if a.domain_names != b.domain_names:
+        return ["The list of domains"]
+    return [
+        p.name
+        for p, q in zip(a.domains, b.domains, strict=True)
+        if not torch.equal(p.targets, q.targets)
+        or not torch.equal(p.__getitems__(_sample(p)).x, q.__getitems__(_sample(q)).x)
+    ]
+
+
+@clause(CLAUSES, after=["deterministic"])
+def data_seed(subject: Subject) -> None:
+    """If `data_seed` changes the examples, it changes neither the domains nor their sizes."""
+    dataset = subject.dataset
+    other = subject.construct(data_seed=dataset.options.data_seed + 1)
+    sizes = [{d.name: len(d) for d in made.domains} for made in (dataset, other)]
+    if sizes[0] != sizes[1]:
+        raise Violation(f"Another data_seed gives the sizes {sizes[1]}, expected {sizes[0]}. Draw a fixed number.")
+    if not _different(dataset, other):
+        raise NotApplicable("data_seed has no effect: its files are only read.")
+
+
+@clause(CLAUSES, after=["deterministic"])
+def fingerprint(subject: Subject) -> None:
+    """The fingerprint is a text, and the same in every construction."""
+    first, second = subject.dataset.fingerprint(), subject.construct().fingerprint()
+    if not isinstance(first, str) or not first or first != second:
+        raise Violation(
+            f"The fingerprints are {first!r} and {second!r}, expected twice the same text. "
+            "Hash content alone: no times, no paths, no hash() of texts."
+        )
+
+
+@clause(CLAUSES, after=["loads"])
+def splits(subject: Subject) -> None:
+    """Official splits name domains and hold their indices, each in one split at most."""
+    dataset = subject.dataset
+    if dataset.splits is None:
+        raise NotApplicable("It declares no official splits.")
+    sizes = {domain.name: len(domain) for domain in dataset.domains}
+    seen: dict[str, Tensor] = {name: torch.zeros(size, dtype=torch.int64) for name, size in sizes.items()}
+    for split, parts in dataset.splits.items():
+        for name, indices in parts.items():
+            if name not in sizes:
+                raise Violation(f"splits[{split!r}] names {name!r}, expected one of {', '.join(sizes)}. Rename it.")
+            if len(indices) and (indices.min() < 0 or indices.max() >= sizes[name]):
+                raise Violation(
+                    f"splits[{split!r}][{name!r}] reaches from {indices.min()} to {indices.max()}, "
+                    f"expected 0 to {sizes[name] - 1}. Count from 0, within the domain."
+                )
+            seen[name] += torch.bincount(indices, minlength=sizes[name])
+    for name, counts in seen.items():
+        if (counts > 1).any():
+            raise Violation(
+                f"Example {int(counts.argmax())} of {name} is in several splits or twice in one, expected once at most. "
+                "Make the splits disjoint."
+            )

@@ -1,0 +1,110 @@
+"""What is said above and below a table: what was compared, what the numbers mean, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from dgbench.selection import ALL_OTHERS, CELL, LOWER_IS_BETTER, METHOD, Selection
+
+SHOWN = 6
+
+
+def labels(facts: pl.DataFrame) -> list[str]:
+    """Each table's dataset, with what tells tables of one dataset apart where names do not."""
+    marks: list[list[str]] = [[row["dataset"]] for row in facts.iter_rows(named=True)]
+    alike = ("dataset", "protocol", "network", "trained_on", "val_domains")
+    for key, word in (("data", "data"), ("protocol_key", "protocol"), ("network_key", "network")):
+        several = facts.select(pl.col(key).n_unique().over(alike) > 1).to_series()
+        for place, mark in enumerate(marks):
+            if several[place]:
+                mark.append(f"{word} {facts[key][place][:6]}")
+    return [mark[0] + (f" ({', '.join(mark[1:])})" if mark[1:] else "") for mark in marks]
+
+
+def heading(label: str, fact: Mapping[str, Any], chooser: Selection, runs: pl.DataFrame) -> tuple[str, str]:
+    """Title and subtitle of one table."""
+    parts = [
+        f"protocol {fact['protocol']} ({fact['num_steps']} steps)",
+        f"network {fact['network']}",
+        f"trained on {fact['trained_on'].replace(' ', ', ') if fact['trained_on'] != ALL_OTHERS else ALL_OTHERS}",
+    ]
+    if fact["val_domains"]:
+        parts.append(f"validated on {fact['val_domains'].replace(' ', ', ')}")
+    draws = _draws(runs)["draws"]
+    low, high = min(draws), max(draws)
+    parts.append(_count(runs["trial_seed"].n_unique(), "trial"))
+    parts.append(_count(high, "hyper-parameter draw") if low == high else f"{low} to {high} hyper-parameter draws")
+    return f"{label}: {measure(fact['score'])}, selected by {chooser.name}", "; ".join(parts)
+
+
+def measure(metric: str) -> str:
+    """A metric with its unit and direction."""
+    unit = " in %" if metric in ("accuracy", "macro_accuracy") else ""
+    return f"{metric}{unit}{' (lower is better)' if metric in LOWER_IS_BETTER else ''}"
+
+
+def of_table(
+    runs: pl.DataFrame, covered: pl.DataFrame, chosen: pl.DataFrame, chooser: Selection, metric: str
+) -> tuple[str, ...]:
+    """The notes below one table."""
+    several = runs["trial_seed"].n_unique() > 1
+    splits = chosen["split"].unique().to_list()
+    part = "official test split" if splits == ["test"] else "in split"
+    said = [
+        f"{chooser.name} chooses {chooser.meaning}. Reported: {metric} on the test domain's {part}.",
+        "± is the standard error over trials (n-1)." if several else "One trial: nothing is known about the spread.",
+    ]
+    if (covered["is_missing"]).any():
+        said.append(f"Missing, no finished run: {_places(covered.filter('is_missing'))}.")
+        said[1] += " (k/n): only k of n trials are there; Average needs all test domains of a trial."
+    troubles = [f"{covered[name].sum()} {name}" for name in ("diverged", "failed", "unfinished") if covered[name].sum()]
+    if troubles:
+        said.append(f"Runs: {covered['complete'].sum()} complete, {', '.join(troubles)}.")
+    diverged = chosen.filter(pl.col("status") == "diverged")
+    if len(diverged):
+        said.append(f"† from a run that diverged, as all finished runs of the cell did: {_places(diverged)}.")
+    versions = chosen["package_version"].unique().sort().to_list()
+    if len(versions) > 1:
+        said.append(f"Runs of several versions of dgbench stand in this table: {', '.join(map(str, versions))}.")
+    draws = _draws(runs).group_by("algorithm").agg(pl.col("draws").max()).sort("algorithm")
+    if draws["draws"].n_unique() > 1:
+        each = ", ".join(f"{name} {number}" for name, number in draws.iter_rows())
+        said.append(f"Methods had unequal numbers of hyper-parameter draws: {each}.")
+    return tuple(said)
+
+
+def of_overall(
+    datasets: Sequence[str], metric: str, protocol: str, trained_on: str, chooser: Selection
+) -> tuple[str, str, tuple[str, ...]]:
+    """Title, subtitle and notes of the table over datasets."""
+    return (
+        f"{len(datasets)} datasets: average {measure(metric)}, selected by {chooser.name}",
+        f"protocol {protocol}; trained on {trained_on}",
+        ("Average counts each dataset once; its ± takes the trials of different datasets as independent.",),
+    )
+
+
+def _draws(runs: pl.DataFrame) -> pl.DataFrame:
+    return runs.group_by(CELL).agg(draws=pl.col("hparams").n_unique())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def _places(cells: pl.DataFrame) -> str:
+    """The first few of some cells by name: method on domain (trials)."""
+    found = (
+        cells.group_by(*METHOD, "test_domain", maintain_order=True)
+        .agg(trials=pl.col("trial_seed").sort().cast(pl.String).str.join(", "), count=pl.len())
+        .sort(*METHOD, "test_domain")
+    )
+    names = [
+        f"{row['algorithm']}{'' if row['averaging'] == 'none' else ' + ' + row['averaging']} on {row['test_domain']} "
+        f"(trial{'s' if row['count'] > 1 else ''} {row['trials']})"
+        for row in found.iter_rows(named=True)
+    ]
+    return "; ".join(names[:SHOWN]) + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
