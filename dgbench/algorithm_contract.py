@@ -180,7 +180,14 @@ def sampler(subject: Subject) -> None:
             f"The sampler draws {rows.dtype} of shape {tuple(rows.shape)}, expected int64 (D, R) "
             f"from 0 to {len(targets) - 1}. Return indices into what make_sampler is handed."
         )
-    again = pickle.loads(pickle.dumps(made))(torch.Generator().manual_seed(0))
+    try:
+        copy = pickle.loads(pickle.dumps(made))
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise Violation(
+            f"The sampler cannot be pickled ({error}), expected that it can: workers receive a copy. "
+            "Make it a dataclass with __call__, not a lambda."
+        ) from error
+    again = copy(torch.Generator().manual_seed(0))
     if not torch.equal(rows, again):
         raise Violation(
             "The sampler draws something else from the same generator, expected the same indices. "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from dgbench.composition import compose
 from dgbench.config import resolve
 from dgbench.runner import Outcome, execute
@@ -37,8 +39,7 @@ def literal(value: Any) -> str:
         return repr(value)
     if isinstance(value, list | tuple | range):
         return f"[{','.join(map(literal, value))}]"
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
+    return QuotedString(text=str(value), quote=Quote.single).with_quotes()
 
 
 def train(**keys: Any) -> Outcome:

@@ -27,7 +27,8 @@ class StepClock(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step."""
         step = pl_module.step
-        if trainer.loggers and step % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps  # 0: never
+        if trainer.loggers and every > 0 and step % every == 0:
             values = {f"train/{name}": float(value) for name, value in (outputs or {}).items()}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=step)

@@ -29,7 +29,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(_with_network_names(overrides))
     except HydraException as error:
-        raise ValueError(f"Cannot read an override: {error}. Write key=value, lists as key=[a,b].") from error
+        said = " ".join(str(error).split("See https")[0].split())
+        raise ValueError(f"Cannot read an override: {said}. Write key=value, lists as key=[a,b].") from error
 
 
 def _with_network_names(overrides: Iterable[str]) -> list[str]:

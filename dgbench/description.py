@@ -8,6 +8,8 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 import dgbench
 from dgbench import record
 from dgbench.config import Run
@@ -27,7 +29,8 @@ def header(run: Run) -> dict[str, Any]:
         "package_version": dgbench.__version__,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "pytorch-lightning", "numpy", "timm")},
+            "torch": torch.__version__,
+            **{name: version(name) for name in ("pytorch-lightning", "numpy", "timm")},
         },
         "command": sys.argv,
         "created": time.time(),

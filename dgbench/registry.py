@@ -75,7 +75,7 @@ class Registry:
 
     def _files(self) -> Iterator[Place]:
         spec = find_spec(self.shelf)
-        for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
+        for folder in dict.fromkeys(map(Path, (spec and spec.submodule_search_locations) or ())):
             if self._only is None:
                 yield from _modules(folder, self.shelf)
             for family in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(("_", "."))):
@@ -131,6 +131,7 @@ class Registry:
             and value.__module__ == module.__name__
             and not name.startswith("_")
         ]
+        found = list(dict.fromkeys(found))  # one class under two names is one component
         if len(found) != 1:
             names = ", ".join(c.__name__ for c in found) or "none"
             raise ComponentError(

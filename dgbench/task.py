@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -117,7 +118,7 @@ class Task(nn.Module):
 
         Classification: `accuracy` with its integer `correct` count, `macro_accuracy` (mean recall over the classes
         present), `nll` (nats), `ece` (15 equal-width bins). Regression: `rmse`, `mae`, `r2`, `pearson`, averaged over
-        outputs. What is not defined (a correlation of constants) is NaN.
+        outputs. What is not defined (a correlation of constants, r2 of constant targets) is NaN.
 
         Args:
             predictions: logits or values, (N, C).
@@ -161,13 +162,20 @@ def expected_calibration_error(confidence: Tensor, hit: Tensor, bins: int = ECE_
 
 def _regression_metrics(predictions: Tensor, y: Tensor) -> dict[str, float]:
     error = predictions - y
-    total = (y - y.mean(0)).square().sum(0)
-    p, t = predictions - predictions.mean(0), y - y.mean(0)
-    # 0 / 0 is NaN: a correlation with a constant is not defined.
+    p, t = _centred(predictions), _centred(y)
+    # 0 / 0 is NaN: with constants, a correlation and a share of the variance are not defined.
     pearson = (p * t).sum(0) / (p.square().sum(0).sqrt() * t.square().sum(0).sqrt())
+    total = t.square().sum(0)
+    unexplained = error.square().sum(0).where(total > 0, math.nan) / total
     return {
         "rmse": float(error.square().mean().sqrt()),
         "mae": float(error.abs().mean()),
-        "r2": float((1 - error.square().sum(0) / total).mean()),
+        "r2": float((1 - unexplained).mean()),
         "pearson": float(pearson.mean()),
     }
+
+
+def _centred(values: Tensor) -> Tensor:
+    # Exactly zero for constants, whose mean may be off by a rounding.
+    constant = values.amin(0) == values.amax(0)
+    return (values - values.mean(0)).masked_fill(constant, 0.0)

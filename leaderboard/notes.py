@@ -36,7 +36,7 @@ def heading(label: str, fact: Mapping[str, Any], chooser: Selection, runs: pl.Da
     draws = _draws(runs)["draws"]
     low, high = min(draws), max(draws)
     parts.append(_count(runs["trial_seed"].n_unique(), "trial"))
-    parts.append(_count(high, "hyper-parameter draw") if low == high else f"{low} to {high} hyper-parameter draws")
+    parts.append(_count(high, "hparams draw") if low == high else f"{low} to {high} hparams draws")
     return f"{label}: {measure(fact['score'])}, selected by {chooser.name}", "; ".join(parts)
 
 
@@ -59,20 +59,20 @@ def of_table(
     ]
     if (covered["is_missing"]).any():
         said.append(f"Missing, no finished run: {_places(covered.filter('is_missing'))}.")
-        said[1] += " (k/n): only k of n trials are there; Average needs all test domains of a trial."
+        said[1] += " (k/n): k of n trials are there; Average needs all test domains of a trial."
     troubles = [f"{covered[name].sum()} {name}" for name in ("diverged", "failed", "unfinished") if covered[name].sum()]
     if troubles:
         said.append(f"Runs: {covered['complete'].sum()} complete, {', '.join(troubles)}.")
     diverged = chosen.filter(pl.col("status") == "diverged")
     if len(diverged):
-        said.append(f"† from a run that diverged, as all finished runs of the cell did: {_places(diverged)}.")
+        said.append(f"† with a run that diverged, where no other was finished: {_places(diverged)}.")
     versions = chosen["package_version"].unique().sort().to_list()
     if len(versions) > 1:
         said.append(f"Runs of several versions of dgbench stand in this table: {', '.join(map(str, versions))}.")
     draws = _draws(runs).group_by("algorithm").agg(pl.col("draws").max()).sort("algorithm")
     if draws["draws"].n_unique() > 1:
         each = ", ".join(f"{name} {number}" for name, number in draws.iter_rows())
-        said.append(f"Methods had unequal numbers of hyper-parameter draws: {each}.")
+        said.append(f"Methods had unequal numbers of hparams draws: {each}.")
     return tuple(said)
 
 

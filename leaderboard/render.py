@@ -44,9 +44,9 @@ def parts(cell: Cell, is_percent: bool) -> tuple[str, str | None, str, str]:
     return number(cell.mean), None if cell.se is None else number(cell.se), sign, trials
 
 
-def gap(line: Line, cell: Cell) -> str:
+def gap(cell: Cell) -> str:
     """What stands where there is no number: a mean that would leave out something is not made."""
-    return "—" if cell is line.cells[-1] else "missing"
+    return "—" if cell.is_average else "missing"
 
 
 def text(sheets: Sequence[Sheet], console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -72,8 +72,11 @@ def _grid(sheet: Sheet, between: str) -> Grid:
         heading = name.replace("_", "_\n") if len(name) > HEADING else name
         grid.add_column(heading, justify="right", overflow="fold")
     grid.add_column("found", justify="right")
+    # Where one number of a column carries a sign, the others leave room for it.
+    columns = zip(*(line.cells for line in sheet.lines), strict=True)
+    signs = [any(cell.num_diverged for cell in column) for column in columns]
     for line in sheet.lines:
-        cells = [_text_cell(line, cell, sheet.is_percent, between) for cell in line.cells]
+        cells = [_text_cell(*pair, sheet.is_percent, between) for pair in zip(line.cells, signs, strict=True)]
         rank = "" if line.rank is None else str(line.rank)
         grid.add_row(rank, line.method, *cells, Text(line.found, style="" if is_full(line) else "yellow"))
     return grid
@@ -85,13 +88,13 @@ def is_full(line: Line) -> bool:
     return found == expected
 
 
-def _text_cell(line: Line, cell: Cell, is_percent: bool, between: str) -> Text:
+def _text_cell(cell: Cell, has_signs: bool, is_percent: bool, between: str) -> Text:
     mean, error, sign, trials = parts(cell, is_percent)
     if not mean:
-        return Text(gap(line, cell), style="red" if cell is not line.cells[-1] else "dim")
+        return Text(gap(cell), style="dim" if cell.is_average else "red")
     # On one line the error needs no space before it; below, it has the line to itself.
     shown = mean if error is None else f"{mean}{between.strip(' ')}±{error}"
-    made = Text(shown + sign, style="bold" if cell is line.cells[-1] else "")
+    made = Text(shown + (sign or " " * has_signs), style="bold" if cell.is_average else "")
     return made.append(f"\n{trials}", style="yellow") if trials else made
 
 
@@ -109,16 +112,16 @@ def _markdown(sheet: Sheet) -> str:
         "|" + "|".join(["--:", ":--"] + ["--:"] * (len(sheet.columns) + 1)) + "|",
     ]
     for line in sheet.lines:
-        cells = [_spaced(line, cell, sheet.is_percent) for cell in line.cells]
+        cells = [_spaced(cell, sheet.is_percent) for cell in line.cells]
         lines.append(row([str(line.rank or ""), line.method, *cells, line.found]))
     notes = "\n".join(f"* {note}" for note in sheet.notes)
     return f"**{sheet.title}**\n\n{sheet.subtitle}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
 
 
-def _spaced(line: Line, cell: Cell, is_percent: bool) -> str:
+def _spaced(cell: Cell, is_percent: bool) -> str:
     mean, error, sign, trials = parts(cell, is_percent)
     if not mean:
-        return gap(line, cell)
+        return gap(cell)
     return (mean if error is None else f"{mean} ± {error}") + sign + (f" {trials}" if trials else "")
 
 
@@ -136,7 +139,7 @@ def _latex(sheet: Sheet) -> str:
             [
                 str(line.rank or ""),
                 line.method,
-                *(_spaced(line, cell, sheet.is_percent) for cell in line.cells),
+                *(_spaced(cell, sheet.is_percent) for cell in line.cells),
                 line.found,
             ]
         )

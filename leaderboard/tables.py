@@ -39,6 +39,8 @@ class Cell:
     expected_trials: int
     num_diverged: int = 0
     """How many of the averaged values come from runs that diverged."""
+    is_average: bool = False
+    """Over test domains or datasets, not of one test domain."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def table(
     finished = found.filter(pl.col("status").is_in(record.FINISHED))
     if metric is not None:
         _check_metric(finished, metric)
-    rows = record.read(finished, {*finished["score"], metric})
+    rows = record.read(finished, {*finished["score"], *([metric] if metric else [])})
     made = make_tables(found, rows, chooser, metric)
     if format == "text":
         return made
@@ -222,7 +224,8 @@ def _lines(cells: pl.DataFrame, columns: Sequence[str], metric: str) -> tuple[Li
     methods: dict[str, dict[str, Cell]] = {}
     for row in cells.iter_rows(named=True):
         name = row["algorithm"] + (f" + {row['averaging']}" if row["averaging"] != "none" else "")
-        cell = Cell(*(row[key] for key in ("mean", "se", "num_trials", "expected_trials", "num_diverged")))
+        fields = ("mean", "se", "num_trials", "expected_trials", "num_diverged")
+        cell = Cell(**{key: row[key] for key in fields}, is_average=row["column"] == AVERAGE)
         methods.setdefault(name, {})[row["column"]] = cell
     lines = []
     for name, at in methods.items():
@@ -262,24 +265,28 @@ def _overall(tables: Sequence[tuple[dict[str, Any], tuple[Line, ...]]], chooser:
         # Two tables of one dataset (two networks, say) would count it twice.
         if len(columns) < 2 or len(set(columns)) < len(columns):
             continue
-        lines = []
+        merged = []
         for name in dict.fromkeys(line.method for _, part in parts for line in part):
             own = [next((line for line in part if line.method == name), None) for _, part in parts]
             expected = [part[0].cells[-1].expected_trials for _, part in parts]
-            cells = [line.cells[-1] if line else Cell(None, None, 0, n) for line, n in zip(own, expected, strict=True)]
+            cells = [
+                line.cells[-1] if line else Cell(None, None, 0, n, is_average=True)
+                for line, n in zip(own, expected, strict=True)
+            ]
             totals = [(line or part[0]).found.split("/") for line, (_, part) in zip(own, parts, strict=True)]
             found = sum(int(total[0]) for total, line in zip(totals, own, strict=True) if line)
-            lines.append((name, (*cells, _mean_of(cells)), (found, sum(int(total[1]) for total in totals))))
+            merged.append((name, (*cells, _mean_of(cells)), (found, sum(int(total[1]) for total in totals))))
         title, subtitle, said = notes.of_overall(columns, metric, protocol, trained_on, chooser)
-        yield Sheet(title, subtitle, (*columns, AVERAGE), _ranked(lines, metric), metric in IN_PERCENT, said)
+        yield Sheet(title, subtitle, (*columns, AVERAGE), _ranked(merged, metric), metric in IN_PERCENT, said)
 
 
 def _mean_of(cells: Sequence[Cell]) -> Cell:
-    """The mean of independent means, if all are there and over all trials that they should have."""
+    """The mean of independent means, if all are there; as complete in trials as the least of them."""
     means = [cell.mean for cell in cells if cell.mean is not None]
     errors = [cell.se for cell in cells if cell.se is not None]
-    trials = min(cell.num_trials for cell in cells), max(cell.expected_trials for cell in cells)
+    least = min(cells, key=lambda cell: cell.num_trials / cell.expected_trials)
+    trials = least.num_trials, least.expected_trials
     if len(means) < len(cells):
-        return Cell(None, None, *trials)
+        return Cell(None, None, *trials, is_average=True)
     se = math.hypot(*errors) / len(cells) if len(errors) == len(cells) else None
-    return Cell(sum(means) / len(means), se, *trials, sum(cell.num_diverged for cell in cells))
+    return Cell(sum(means) / len(means), se, *trials, sum(cell.num_diverged for cell in cells), is_average=True)

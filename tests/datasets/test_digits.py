@@ -53,7 +53,7 @@ def test_the_data_seed_and_nothing_else_decides_the_data(name, load_once):
     assert a.shape != b.shape or not torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", datasets.names())
 def test_the_docstring_is_a_data_sheet(name):
     for heading in (
         "Domains",

@@ -1,0 +1,118 @@
+"""DomainBed's table of defaults and distributions, written anew, against what the files of the methods say."""
+
+import hashlib
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from dgbench.hparams import Optim, draw, filled
+from dgbench.registry import algorithms
+
+REGIMES = ("small", "large", "domain_net")
+SEEDS = [(1, 0), (1, 1), (2, 0), (7, 2), (13, 1), (19, 2)]
+
+
+def hashed(*args):
+    return int(hashlib.md5(str(args).encode()).hexdigest(), 16) % (1 << 31)
+
+
+def U(low, high):
+    return lambda r: r.uniform(low, high)
+
+
+def power(base, low, high):
+    return lambda r: base ** r.uniform(low, high)
+
+
+def integer(sample):
+    return lambda r: int(sample(r))
+
+
+def one_of(*values):
+    return lambda r: r.choice(values)
+
+
+def always(value):
+    return lambda r: value
+
+
+ANNEAL = 500, integer(power(10, 0, 4))
+# {field: (key, default, sample)} of the methods there are.
+METHODS = {
+    "erm": {},
+    "irm": {
+        "penalty_weight": ("irm_lambda", 100.0, power(10, -1, 5)),
+        "anneal_steps": ("irm_penalty_anneal_iters", *ANNEAL),
+    },
+    "vrex": {
+        "penalty_weight": ("vrex_lambda", 10.0, power(10, -1, 5)),
+        "anneal_steps": ("vrex_penalty_anneal_iters", *ANNEAL),
+    },
+    "coral": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
+    "mixup": {"alpha": ("mixup_alpha", 0.2, power(10, -1, 1))},
+    # Not one of DomainBed's.
+    "sam": {"rho": ("rho", 0.05, one_of(0.01, 0.02, 0.05, 0.1))},
+    "dann": {
+        "form": ("form", "grl", always("grl")),
+        "adversarial_weight": ("lambda", 1.0, power(10, -2, 2)),
+        "d_steps_per_g_step": ("d_steps_per_g_step", 1, integer(power(2, 0, 3))),
+        "grad_penalty": ("grad_penalty", 0.0, power(10, -2, 1)),
+        "weight_decay_d": ("weight_decay_d", 0.0, power(10, -6, -2)),
+        "beta1": ("beta1", 0.5, one_of(0.0, 0.5)),
+        "mlp_width": ("mlp_width", 256, integer(power(2, 6, 10))),
+        "mlp_depth": ("mlp_depth", 3, one_of(3, 4, 5)),
+        "mlp_dropout": ("mlp_dropout", 0.0, one_of(0.0, 0.1, 0.5)),
+    },
+}
+
+
+def optim_table(regime, lr="lr", weight_decay="weight_decay"):
+    small = regime == "small"
+    size = {"small": (64, power(2, 3, 9)), "large": (32, power(2, 3, 5.5)), "domain_net": (32, power(2, 3, 5))}
+    return {
+        "lr": (lr, *((1e-3, power(10, -4.5, -2.5)) if small else (5e-5, power(10, -5, -3.5)))),
+        "weight_decay": (weight_decay, 0.0, always(0.0) if small else power(10, -6, -2)),
+        "batch_size": ("batch_size", size[regime][0], integer(size[regime][1])),
+        "dropout": ("resnet_dropout", 0.0, one_of(0.0, 0.1, 0.5)),
+        "optimizer": ("optimizer", "adam", always("adam")),
+    }
+
+
+def tables(method, regime):
+    """Of the method's own hyper-parameters and of `Optim`."""
+    if method != "dann":
+        return METHODS[method], optim_table(regime)
+    optim = optim_table(regime, lr="lr_g", weight_decay="weight_decay_g")
+    return METHODS[method] | {"lr_d": ("lr_d", *optim["lr"][1:])}, optim
+
+
+def check(drawn, expected):
+    values = {f.name: getattr(drawn, f.name) for f in fields(drawn)}
+    values.pop("num_steps", None)
+    assert values == expected
+    assert {type(value) for value in values.values()} <= {bool, int, float, str}
+    assert [type(v) for v in values.values()] == [type(expected[name]) for name in values]
+
+
+def plain(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_and_draws_are_those_of_the_table(method, regime):
+    cls = algorithms[method]
+    for kind, overrides, table in zip(
+        (cls.HParams, Optim), (None, cls.optim_fields), tables(method, regime), strict=True
+    ):
+        for trial in (0, 2):
+            expected = {name: default for name, (_, default, _) in table.items()}
+            check(draw(kind, 0, trial, regime=regime, overrides=overrides), expected)
+            check(filled(kind(), regime, overrides), expected)
+        for seeds in SEEDS:
+            expected = {
+                name: plain(sample(np.random.RandomState(hashed(hashed(*seeds), key))))
+                for name, (key, _, sample) in table.items()
+            }
+            check(draw(kind, *seeds, regime=regime, overrides=overrides), expected)

@@ -1,0 +1,165 @@
+"""Sweeps: which runs a command asks for, what is skipped, what is said at the end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dgbench
+from dgbench import cli, composition, config, sweeper
+from dgbench.algorithms.erm import ERM
+from dgbench.api import literal
+from dgbench.registry import UnknownName
+
+FEW = {"protocol": {"num_steps": 3, "evaluate_every": 2}, "optim.batch_size": 4, "network.width": 8}
+FEW_TEXT = ["protocol.num_steps=3", "protocol.evaluate_every=2", "optim.batch_size=4", "network.width=8"]
+
+
+def dgbench_command(*arguments, cwd):
+    command = [sys.executable, "-W", "ignore", "-m", "dgbench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
+
+
+def test_each_is_expanded_per_dataset():
+    jobs = sweeper.expand(["algorithm=erm,vrex", "dataset=digits_rot,digits_color", "test_domains=each"])
+    assert len(jobs) == 2 * (6 + 3)
+    tests = {(job.run.dataset_name, job.run.domains.test) for job in jobs}
+    assert ("digits_rot", ("rot45",)) in tests
+    assert ("digits_color", ("minus90",)) in tests
+    assert all(set(job.run.domains.train).isdisjoint(job.run.domains.test) for job in jobs)
+
+
+def test_values_multiply_and_equal_runs_count_once():
+    jobs = sweeper.expand(
+        ["dataset=digits_color", "test_domains=[0],[plus90],[plus80]", "hparams_seed=range(3)", "trial_seed=0,1"]
+    )
+    assert len(jobs) == 2 * 3 * 2
+    assert len({job.run.run_id for job in jobs}) == len(jobs)
+
+
+def test_a_key_that_only_some_methods_have_is_an_error_that_names_it():
+    with pytest.raises(UnknownName, match=r"'algorithm.penalty_weight' is not a known key. .*Known: algorithm.name"):
+        sweeper.expand(["algorithm=vrex,erm", "dataset=digits_rot", "algorithm.penalty_weight=3"])
+    jobs = sweeper.expand(["algorithm=vrex,irm", "dataset=digits_color", "algorithm.penalty_weight=3,4"])
+    assert sorted({(job.run.algorithm, job.run.hp.penalty_weight) for job in jobs}) == [
+        ("irm", 3.0),
+        ("irm", 4.0),
+        ("vrex", 3.0),
+        ("vrex", 4.0),
+    ]
+
+
+def test_what_a_worker_composes_is_what_was_expanded():
+    jobs = sweeper.expand(["algorithm=vrex,dann", "dataset=digits_rot", "hparams_seed=0,2", "network=mlp,small_cnn"])
+    for job in jobs[::5]:
+        again = config.resolve(composition.compose(job.overrides))
+        assert again.run_id == job.run.run_id
+
+
+def test_an_interval_is_no_list_of_values():
+    with pytest.raises(ValueError, match=r"optim.lr=interval\(0,1\): expected values separated by commas"):
+        sweeper.expand(["optim.lr=interval(0,1)"])
+
+
+def test_the_python_route_asks_for_the_runs_of_the_command(tmp_path):
+    report = dgbench.sweep(
+        algorithm=["erm", "vrex"], dataset="digits_color", test_domains="each", runs_dir=str(tmp_path), **FEW
+    )
+    assert dict(report.counts) == {"complete": 6}
+    jobs = sweeper.expand(
+        ["algorithm=erm,vrex", "dataset=digits_color", "test_domains=each", f"runs_dir={tmp_path}", *FEW_TEXT]
+    )
+    assert {job.run.run_id for job in jobs} == {p.parent.name for p in tmp_path.glob("*/run.json")}
+    assert sweeper.pending(jobs) == []
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 1e-5, "a b", "it's", "back\\slash", [1, "x"], "${x}", "a,b=c"])
+def test_python_values_survive_hydras_grammar(value):
+    (override,) = composition.parse([f"key={literal(value)}"])
+    assert override.value() == value
+
+
+def test_failures_are_counted_and_listed_with_their_reasons(tmp_path, monkeypatch, capsys):
+    def loss(self, batch):
+        raise RuntimeError("the sensor fell off")
+
+    monkeypatch.setattr(ERM, "loss", loss)
+    report = dgbench.sweep(algorithm=["erm", "vrex"], dataset="digits_color", runs_dir=str(tmp_path), **FEW)
+    assert dict(report.counts) == {"failed": 3, "complete": 3}
+    assert report.failures[0] == ("erm on digits_color, test plus90, h0 t0", "RuntimeError: the sensor fell off")
+
+
+def test_status_counts_and_estimates_what_is_left(tmp_path):
+    dgbench.sweep(dataset="digits_color", test_domains="each", runs_dir=str(tmp_path), **FEW)
+    said = sweeper.status(tmp_path)
+    assert (said["counts"], said["planned"], said["left"]) == ({"complete": 3}, 3, 0)
+
+    folders = sorted(path.parent for path in tmp_path.glob("*/run.json"))
+    (folders[0] / "run.json").unlink()
+    interrupted = json.loads((folders[1] / "run.json").read_text())
+    (folders[1] / "run.json").write_text(json.dumps({**interrupted, "status": "running"}))
+    said = sweeper.status([tmp_path])
+    assert said["counts"] == {"interrupted": 1, "complete": 1}
+    assert (said["not started"], said["left"]) == (1, 2)
+    known = [json.loads((f / "run.json").read_text())["seconds"] for f in folders[1:]]
+    assert said["seconds_left"] == pytest.approx(2 * sum(known) / 2)
+
+
+def test_the_command_sweeps_with_joblib_and_then_has_nothing_to_do(tmp_path):
+    arguments = ["train", "-m", "algorithm=erm,vrex", "dataset=digits_color", "test_domains=each", "runs_dir=out"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = dgbench_command(*arguments, *FEW_TEXT, *launcher, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6 runs: 6 complete" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    here = dgbench.sweep(
+        algorithm=["erm", "vrex"], dataset="digits_color", test_domains="each", runs_dir=str(tmp_path / "here"), **FEW
+    )
+    assert dict(here.counts) == {"complete": 6}
+    for folder in (tmp_path / "here").glob("*/evaluations.jsonl"):
+        other = tmp_path / "out" / folder.parent.name / folder.name
+        assert folder.read_text() == other.read_text(), "a worker's numbers equal those of this process"
+
+    again = dgbench_command(*arguments, *FEW_TEXT, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Nothing to do: 6 of 6 runs are done." in again.stderr
+
+
+def test_one_run_on_the_command_line_prints_its_folder(tmp_path):
+    arguments = ["train", "dataset=digits_rot", "test_domains=[rot30]", "algorithm=coral", "runs_dir=out", *FEW_TEXT]
+    done = dgbench_command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / Path(done.stdout.strip())
+    assert json.loads((folder / "run.json").read_text())["status"] == "complete"
+    assert "coral on digits_rot, test rot30, h0 t0: complete" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train", "-m", "algorithm=erm,vrexx"], "'vrexx' is not a known algorithm. Did you mean 'vrex'? Known: "),
+        (["train", "dataset=digit_rot"], "'digit_rot' is not a known dataset. Did you mean 'digits_rot'?"),
+        (["train", "-m", "trainer.max_epochs=3"], "trainer.max_epochs is not open: dgbench sets the rest"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_a_sentence(arguments, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dgbench", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hydras_own_flags_behave(tmp_path):
+    shown = dgbench_command("train", "--cfg", "job", "algorithm=vrex", "optim.lr=0.5", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "penalty_weight: null" in shown.stdout
+    assert "lr: 0.5" in shown.stdout
+    helped = dgbench_command("train", "--help", cwd=tmp_path)
+    assert helped.returncode == 0, helped.stderr
+    assert "vrex" in helped.stdout
