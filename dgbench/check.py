@@ -10,20 +10,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dgbench import algorithm_contract, dataset_contract
+from dgbench import algorithm_contract, card_contract, dataset_contract, training_contract
 from dgbench.algorithm import Algorithm
 from dgbench.dataset import MultiDomainDataset
 from dgbench.finding import Finding, examine
 from dgbench.registry import ComponentError, algorithms, datasets
 from dgbench.workbench import Workbench
 
-__all__ = ["Finding", "check_algorithm", "check_dataset", "check_file"]
+__all__ = ["ALGORITHM_CLAUSES", "DATASET_CLAUSES", "Finding", "check_algorithm", "check_dataset", "check_file"]
+
+ALGORITHM_CLAUSES = (*algorithm_contract.CLAUSES, *training_contract.CLAUSES)
+DATASET_CLAUSES = (*card_contract.CLAUSES, *dataset_contract.CLAUSES)
 
 BASES = {algorithms: Algorithm, datasets: MultiDomainDataset}
 
 
 def check_algorithm(component: str | type[Algorithm], *, draws: int = 5) -> list[Finding]:
-    """Examine a training method by every clause of `algorithm_contract.CLAUSES`.
+    """Examine a training method by every clause of `ALGORITHM_CLAUSES`.
 
     Args:
         component: a name of the registry, or a class.
@@ -37,13 +40,13 @@ def check_algorithm(component: str | type[Algorithm], *, draws: int = 5) -> list
     # The weights that `needs.pretrained` asks for; a network may read them again while it is trained.
     with tempfile.TemporaryDirectory() as folder:
         bench = Workbench(cls, Path(folder))
-        return examine(algorithm_contract.CLAUSES, algorithm_contract.Subject(cls, bench, draws))
+        return examine(ALGORITHM_CLAUSES, algorithm_contract.Subject(cls, bench, draws))
 
 
 def check_dataset(
     component: str | type[MultiDomainDataset], data_dir: str | Path | None = None, **options: Any
 ) -> list[Finding]:
-    """Examine a dataset by every clause of `dataset_contract.CLAUSES`.
+    """Examine a dataset by every clause of `DATASET_CLAUSES`.
 
     Args:
         component: a name of the registry, or a class.
@@ -55,7 +58,7 @@ def check_dataset(
         TypeError: the class is no MultiDomainDataset.
     """
     cls = _component(component, datasets)
-    return examine(dataset_contract.CLAUSES, dataset_contract.Subject(cls, data_dir, options))
+    return examine(DATASET_CLAUSES, card_contract.Subject(cls, data_dir, options))
 
 
 def _component(component: Any, registry: Any) -> Any:

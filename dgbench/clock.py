@@ -29,7 +29,10 @@ class StepClock(pl.Callback):
         step = pl_module.step
         every = trainer.log_every_n_steps  # 0: never
         if trainer.loggers and every > 0 and step % every == 0:
-            values = {f"train/{name}": float(value) for name, value in (outputs or {}).items()}
+            # Lightning detaches the entry `loss` alone.
+            values = {
+                f"train/{name}": float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()
+            }
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=step)
         pl_module.steps_done += 1

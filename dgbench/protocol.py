@@ -107,7 +107,7 @@ class Domains:
     test: tuple[str, ...]
 
 
-def test_domain_sets(wanted: str | Sequence[str | int], names: Sequence[str]) -> list[list[str]]:
+def test_domain_sets(wanted: str | int | Sequence[str | int], names: Sequence[str]) -> list[list[str]]:
     """The test domains of each run that `test_domains=wanted` asks for.
 
     Args:

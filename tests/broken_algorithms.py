@@ -30,6 +30,30 @@ class Healthy(Algorithm):
         return {"loss": self.hp.weight * risk, "risk": risk}
 
 
+class Demanding(Healthy):
+    """Needs all that a run can lack, brings a sampler, and restarts its optimizer at the best weights."""
+
+    needs = Needs(pretrained=True, min_domains=3, tasks=("regression",), domain_rows=True)
+
+    def make_sampler(self, targets, domains):
+        return OwnSampler(len(targets), self.num_domains)
+
+    def on_evaluation(self, value):
+        if self.step == 2:
+            self.keep_best()
+        if self.step == 5:
+            self.restore_best()
+
+
+@dataclass
+class OwnSampler:
+    num_examples: int
+    num_domains: int
+
+    def __call__(self, generator):
+        return torch.randint(self.num_examples, (self.num_domains, 8), generator=generator)
+
+
 class Mute(Healthy):
     __doc__ = None
 
@@ -37,7 +61,7 @@ class Mute(Healthy):
 class UnsaidVersion(Healthy):
     """No integer."""
 
-    version = "1"
+    version = "1"  # type: ignore[assignment]
 
 
 class UnsaidNeeds(Healthy):
@@ -54,6 +78,16 @@ class UnsaidHParam(Healthy):
         """One more."""
 
         extra: float = field(default=1.0)
+
+
+class UnsaidMeaning(Healthy):
+    """A field without a meaning."""
+
+    @dataclass(kw_only=True)
+    class HParams(HParams):
+        """One more."""
+
+        extra: float = hparam(1.0, fixed(1.0), " ")
 
 
 class NumpyDraws(Healthy):
@@ -161,6 +195,8 @@ class Contrast(Healthy):
 class CountsForwards(Healthy):
     """Remembers how often it was asked."""
 
+    asked: torch.Tensor
+
     def __init__(self, *args):
         super().__init__(*args)
         self.register_buffer("asked", torch.zeros(()))
@@ -252,11 +288,12 @@ class UnsafeState(Healthy):
         return {**super().training_state(), "extra": HParams()}
 
 
-BROKEN = [
-    ("declares", Mute, "no docstring"),
+BROKEN: list[tuple[str, type[Algorithm], str]] = [
+    ("documented", UnsaidMeaning, "extra has no meaning"),
+    ("documented", Mute, "no docstring"),
     ("declares", UnsaidVersion, "version is '1'"),
     ("declares", UnsaidNeeds, "tasks among classification, regression"),
-    ("declares", UnsaidHParam, r"extra has no facts, expected hparam\("),
+    ("declares", UnsaidHParam, r"extra is a bare field, expected hparam\("),
     ("draws", NumpyDraws, r"extra draws .*float32"),
     ("draws", RestlessDraws, "then something else"),
     ("builds", Unbuildable, "has no attribute 'width'"),

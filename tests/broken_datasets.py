@@ -97,7 +97,7 @@ class OtherResident(TensorDomain):
 class OwnAugmentation(TensorDomain):
     def training_items(self, indices):
         x, y = self.__getitems__(indices)
-        return Items(x * np.float32(np.random.default_rng().uniform()), y)
+        return Items(x * float(np.random.default_rng().uniform()), y)
 
 
 class Bright(TensorDomain):
@@ -133,7 +133,7 @@ BROKEN = [
     ("data_sheet", broken("NoSheet", __doc__="Noise."), "no heading 'Domains'"),
     ("options", broken("UnsaidOption", Options=Unsaid), "extra has no meaning"),
     ("options", broken("BareOptions", Options=Bare), "Bare is no dataclass"),
-    ("loads", broken("NoLoad", load=lambda self: {}["x"]), "KeyError: 'x'"),
+    ("loads", broken("NoLoad", load=lambda self: vars(self)["x"]), "KeyError: 'x'"),
     ("loads", broken("OddTask", card=changed(classes=("a",)), make_task=lambda s: s.__dict__.get("task")), "Task"),
     ("domains", broken("Small", size=18), r"have \(18, 18\) examples, expected \(20, 20\)"),
     ("domains", broken("Renamed", card=changed(domains=("dark", "bright"))), "expected dark, bright"),

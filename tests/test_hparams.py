@@ -1,4 +1,5 @@
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,9 +8,6 @@ from dgbench import hparams
 from dgbench.hparams import Optim, by_regime, choices, draw, facts, filled, fixed, hparam, like, seed_hash, uniform
 from dgbench.registry import UnknownName
 from tests.test_search_spaces import REGIMES, SEEDS, hashed, optim_table
-
-REGIMES = ("small", "large", "domain_net")
-SEEDS = [(1, 0), (1, 1), (2, 0), (7, 2), (13, 1), (19, 2)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +48,7 @@ class Few:
 class Many:
     first: int = hparam(0, fixed(3), "a new first one")
     weight: float = hparam(1.0, uniform(0, 1), "a weight", key="w")
-    layers: list = hparam([1, 2], choices([3], [4]), "a list")
+    layers: Any = hparam([1, 2], choices([3], [4]), "a list")
     steps: int = hparam(5, fixed(5), "steps", is_step=True, presets={"other": 7})
     own_lr: float | None = like("lr", "learning rate of its own")
     lr: float | None = like("lr", key="lr_d")
@@ -124,11 +122,11 @@ def test_integers_are_cut_and_choices_follow_numpy():
 
 
 def test_an_unknown_regime_or_field_is_answered_with_the_list():
-    with pytest.raises(UnknownName, match="'smal' is not a known regime. Did you mean 'small'"):
+    with pytest.raises(UnknownName, match=r"'smal' is not a known regime. Did you mean 'small'"):
         draw(Optim, 0, regime="smal")
-    with pytest.raises(UnknownName, match="'larg' is not a known regime. Did you mean 'large'"):
+    with pytest.raises(UnknownName, match=r"'larg' is not a known regime. Did you mean 'large'"):
         by_regime("a size", small=(1, fixed(1)), larg=(2, fixed(2)))
-    with pytest.raises(UnknownName, match="'learning' is not a known field of Optim. Known: lr, weight_decay"):
+    with pytest.raises(UnknownName, match=r"'learning' is not a known field of Optim. Known: lr, weight_decay"):
         like("learning")
-    with pytest.raises(ValueError, match="by_regime gives small, expected also large, which the others follow"):
+    with pytest.raises(ValueError, match=r"by_regime gives small, expected also large, which the others follow"):
         by_regime("a size", small=(1, fixed(1)))

@@ -25,10 +25,6 @@ def assert_same(one, other):
         assert (a is None and b is None) or torch.equal(a, b)
 
 
-def differ(one, other):
-    return not torch.equal(one.x, other.x)
-
-
 def loaded(made, num_steps=6, start=0, **kw):
     algorithm: Any = SimpleNamespace(step=start)
     return TrainingLoader(made, algorithm, num_steps, **kw)
@@ -42,8 +38,8 @@ def test_a_batch_is_a_function_of_data_seed_and_step_in_any_order(lazy, augment)
     torch.rand(5)
     for step in (7, 0, 3, 3, 6, 1):
         assert_same(again[step], in_order[step])
-    assert all(differ(a, b) for a, b in itertools.combinations(in_order, 2))
-    assert differ(batches(lazy, seed=4, augment=augment)[0], in_order[0])
+    assert not any(torch.equal(a.x, b.x) for a, b in itertools.combinations(in_order, 2))
+    assert not torch.equal(batches(lazy, seed=4, augment=augment)[0].x, in_order[0].x)
 
 
 @workers
@@ -51,20 +47,18 @@ def test_a_batch_is_a_function_of_data_seed_and_step_in_any_order(lazy, augment)
 def test_the_number_of_workers_changes_no_batch(augment):
     plain = [*loaded(batches(True, augment=augment))]
     assert len(plain) == 6
-    for one, other in zip(loaded(batches(True, augment=augment), workers=2), plain, strict=True):
-        assert_same(one, other)
+    for batch, expected in zip(loaded(batches(True, augment=augment), workers=2), plain, strict=True):
+        assert_same(batch, expected)
 
 
 @workers
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluating_in_between_changes_no_batch(num_workers):
     plain = [*loaded(batches(True, augment=True))]
-    split, seen = splits(lazy=True)[1], []
-    for one in loaded(batches(True, augment=True), workers=num_workers):
-        assert len([*evaluation_batches(split, 4, workers=num_workers)]) == 3
-        seen.append(one)
-    for one, other in zip(seen, plain, strict=True):
-        assert_same(one, other)
+    again = loaded(batches(True, augment=True), workers=num_workers)
+    for batch, expected in zip(again, plain, strict=True):
+        assert_same(batch, expected)
+        assert len([*evaluation_batches(splits(lazy=True)[1], 4, workers=num_workers)]) == 3
 
 
 def test_resident_and_lazy_domains_of_the_same_data_give_the_same_batches():
@@ -99,7 +93,6 @@ def test_examples_are_drawn_uniformly_with_replacement():
         assert len(counts) == n
         assert scipy.stats.chisquare(counts).pvalue > 1e-3
         start += n
-    # More are asked for than there are, and repeats occur as independence has them.
     repeats = [len(set(Balanced((50,), 2)(generator).flatten().tolist())) == 1 for _ in range(5000)]
     assert 0.01 < np.mean(repeats) < 0.03
 

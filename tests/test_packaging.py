@@ -145,6 +145,7 @@ def test_wheel_is_found_without_the_checkout(installed, tmp_path):
         (f"open({str(ROOT / 'algorithms' / 'erm.py')!r})", "reads .*erm.py in the checkout"),
         ("import socket; socket.create_connection(('192.0.2.1', 80), 1)", "connects to"),
     ],
+    ids=["checkout", "network"],
 )
 def test_guard_guards(code, said, installed, tmp_path):
     with pytest.raises(AssertionError, match=said):

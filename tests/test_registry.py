@@ -109,7 +109,7 @@ def test_an_unknown_name_is_answered_with_a_suggestion_and_the_list(shelf):
 def test_two_files_of_one_name_are_an_error_that_names_both(shelf, tmp_path):
     things = shelf({"one/twin.py": "", "two/twin.py": ""})
     folder = tmp_path / "shelf_package" / "things"
-    with pytest.raises(ValueError, match="Two things are called 'twin': .* Rename one of the files") as caught:
+    with pytest.raises(ValueError, match=r"Two things are called 'twin': .* Rename one of the files") as caught:
         things.names()
     assert str(folder / "one" / "twin.py") in str(caught.value)
     assert str(folder / "two" / "twin.py") in str(caught.value)
@@ -159,6 +159,6 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(shelf):
 
 def test_a_missing_module_of_the_shelf_itself_is_no_package_to_install(shelf):
     things = shelf({"needy.py": "from ._gone import what\n"})
-    with pytest.raises(ModuleNotFoundError, match="_gone") as caught:
+    with pytest.raises(ModuleNotFoundError, match=r"_gone") as caught:
         things["needy"]
     assert "pip install" not in str(caught.value)

@@ -17,7 +17,7 @@ def hashed(*args):
     return int(hashlib.md5(str(args).encode()).hexdigest(), 16) % (1 << 31)
 
 
-def U(low, high):
+def flat(low, high):
     return lambda r: r.uniform(low, high)
 
 
@@ -39,7 +39,7 @@ def always(value):
 
 ANNEAL = 500, integer(power(10, 0, 4))
 # {field: (key, default, sample)} of the methods there are.
-METHODS = {
+METHODS: dict[str, dict[str, tuple]] = {
     "erm": {},
     "irm": {
         "penalty_weight": ("irm_lambda", 100.0, power(10, -1, 5)),

@@ -176,14 +176,14 @@ def test_the_score_says_which_way_is_better():
 
 @pytest.mark.parametrize(("kind", "num"), [("classification", 3), ("regression", 2)])
 def test_one_logit_is_refused_where_it_is_not_enough(kind, num):
-    with pytest.raises(ValueError, match=f"asks for a binary classification, got {kind} with {num} outputs. Leave"):
+    with pytest.raises(ValueError, match=rf"asks for a binary classification, got {kind} with {num} outputs. Leave"):
         Task(kind, num, single_logit=True)
 
 
 def test_a_scale_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="dataset.target_scale='std', expected standard, minmax or none"):
+    with pytest.raises(ValueError, match=r"dataset.target_scale='std', expected standard, minmax or none"):
         Task("regression", 1).fit_scale(torch.zeros(2, 1), "std")
     y = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="dataset.target_scale='minmax' scales regression targets, but .* Leave it n"):
+    with pytest.raises(ValueError, match=r"dataset.target_scale='minmax' scales regression targets, but .* Leave it n"):
         Task("classification", 2).fit_scale(y, "minmax")
     Task("classification", 2).fit_scale(y, "none")

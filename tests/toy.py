@@ -71,7 +71,8 @@ class AtStep(pl.Callback):
         self.actions = {int(name[1:]): action for name, action in actions.items()}
 
     def on_train_batch_end(self, trainer, pl_module, *args):
-        self.actions.get(pl_module.step, lambda: None)()
+        for action in self.actions.get(pl_module.step, ()):
+            action()
 
 
 class AtStart(pl.Callback):
