@@ -50,7 +50,7 @@ def declares(subject: Subject) -> None:
     cls, name = subject.cls, subject.name
     if not isinstance(cls.needs, Needs) or not cls.needs.tasks or not set(cls.needs.tasks) <= set(KINDS):
         raise Violation(
-            f"{name}.needs is {cls.needs!r}, expected Needs(...) with tasks among {', '.join(KINDS)}. Set it in the class."
+            f"{name}.needs is {cls.needs!r}, expected Needs(...) with tasks among {', '.join(KINDS)}. Set it."
         )
     if type(cls.version) is not int or cls.version < 1:
         raise Violation(f"{name}.version is {cls.version!r}, expected an integer from 1. Set it in the class.")

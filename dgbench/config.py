@@ -38,6 +38,7 @@ class NetworkOptions:
     activation: str | None = None
     init: str | None = None
     norm: str | None = None
+    normalise: str | None = None
     weights: str | None = None
     freeze_bn: bool = False
     channels_last: bool = False

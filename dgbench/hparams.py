@@ -95,11 +95,6 @@ class HParam:
             raise UnknownName("regime", regime, REGIMES)
         return self.by_regime[regime if regime in self.by_regime else "large"]
 
-    @property
-    def depends_on_regime(self) -> bool:
-        """Whether a bare instance leaves this field None."""
-        return len(self.by_regime) > 1
-
 
 def hparam(
     default: Any,

@@ -33,6 +33,10 @@ from dgbench.record import Interrupted, RunFolder
 from dgbench.writing import CannotWrite, tidy
 
 
+# Examples per domain that are read for the statistics of inputs which are not in memory.
+STATISTICS_EXAMPLES = 300
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
@@ -145,8 +149,8 @@ def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
     network = build_network(
         run.network.name, run.dataset.input_shape, task.num_outputs, dropout=run.optim.dropout, **options
     )
-    if len(run.dataset.input_shape) == 1:
-        network.normalise.fit(torch.cat([s.domain.__getitems__(s.indices).x for s in inside]))
+    if network.recipe["normalise"] == "data":
+        network.normalise.fit(torch.cat([_sampled(split) for split in inside]))
     return build_algorithm(
         run.algorithm,
         task=task,
@@ -156,6 +160,12 @@ def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
         optim=run.optim,
         regime=run.dataset.card.regime,
     )
+
+
+def _sampled(split: Split) -> torch.Tensor:
+    """Inputs to take statistics of: all that are in memory, else every n-th, some hundred."""
+    every = 1 if split.domain.resident is not None else max(1, len(split) // STATISTICS_EXAMPLES)
+    return split.domain.__getitems__(split.indices[::every]).x
 
 
 def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) -> tuple[str, str | None]:

@@ -139,7 +139,7 @@ def test_channels_last(name):
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("mnist_cnn", {"width": 8}, r"network.width=8, but mnist_cnn takes only init. Leave width out"),
+        ("mnist_cnn", {"width": 8}, r"network.width=8, but mnist_cnn takes only init, normalise. Leave width out"),
         ("timm:test_resnet", {"norm": "batch"}, r"norm='batch', but timm:test_resnet takes no options"),
         ("mlp", {"width": 0}, "network.width=0, expected at least 1 for mlp"),
         ("mlp", {"depth": -1}, "network.depth=-1, expected at least 0"),

@@ -1,4 +1,4 @@
-"""What is installed is what lies in the checkout, under the names of `pyproject.toml`, and runs without the checkout."""
+"""What is installed is what lies in the checkout, under its names, and runs without the checkout."""
 
 import os
 import shutil

@@ -18,10 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^( *)```(sh|bash|console|python)[^\n]*\n(.*?)^\1```$", re.M | re.S)
 INSTALLS = re.compile(
-    r"(make|cd|git clone|pre-commit|(source|\.) \S*activate|(uv )?pip3? install|uv venv|export DGBENCH_DATA=)(\s|$|(?<==))"
-    r"|\S*python3? -m (pip|venv)\b"
+    r"(make|cd|git clone|(source|\.) \S*activate|(uv )?pip3? install|uv venv|pre-commit)(\s|$)"
+    r"|\S*python[\d.]* -m (pip|venv)\s|export DGBENCH_DATA="
 )
-DEMO = re.compile(r"(make demo|dgbench demo|\S*python3? -m dgbench demo)$")
+DEMO = re.compile(r"(make|dgbench|\S*python[\d.]* -m dgbench) demo$")
 STAND_IN = (
     "dgbench train -m algorithm=erm,vrex test_domains=rot0,rot75 trial_seed=range\\(2\\)"
     " protocol.num_steps=20 runs_dir=runs/demo"
@@ -132,3 +132,26 @@ x = 1
 ```sh
 cat > file <<'EOF'
 make x
+EOF
+cat file
+```
+"""
+
+
+def test_steps_of_a_page():
+    assert list(steps(PAGE)) == [
+        (STAND_IN, False, False),
+        ("dgbench list algorithms", False, False),
+        ("dgbench train -m \\\n  algorithm=erm", False, False),
+        ("dgbench train dataset=pacs", False, True),
+        ("# mine/here.py\nx = 1\n", True, False),
+        ("cat > file <<'EOF'\nmake x\nEOF", False, False),
+        ("cat file", False, False),
+    ]
+
+
+def test_steps_share_a_folder(tmp_path):
+    run(Step("# mine/here.py\nprint(__file__)\n", True, False), tmp_path)
+    run(Step("test -f mine/here.py && command -v dgbench", False, False), tmp_path)
+    with pytest.raises(AssertionError, match=r"(?s)exit code 3 from.*echo hello; exit 3.*hello"):
+        run(Step("echo hello; exit 3", False, False), tmp_path)
