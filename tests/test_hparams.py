@@ -84,8 +84,6 @@ def test_what_a_file_says_is_read_as_it_stands():
     assert said["lr"].doc == facts(Optim)["lr"].doc == "learning rate"
     assert said["own_lr"].choice("small").sampler.text == "10^U(-4.5, -2.5)"
     assert facts(Many, {"weight": like("lr", key="k")})["weight"].key == "k"
-    assert said["size"].depends_on_regime
-    assert not said["weight"].depends_on_regime
 
 
 def test_a_regime_that_is_not_spelled_out_follows_large():
