@@ -25,12 +25,12 @@ from dgbench.weights import (
 
 __all__ = ["NETWORKS", "Network", "Options", "build_network", "network_recipe", "weights_hash", "weights_identity"]
 
-# He initialisation: with PyTorch's own, the small nets are far from done after a few hundred steps.
+# PyTorch draws a linear layer's weights so small that an mlp is far from done after a few hundred steps.
 _PLAIN = {"activation": "relu", "init": "kaiming", "norm": "none"}
 # The options that each net takes, with their defaults.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 128, "depth": 1, **_PLAIN},
-    "small_cnn": {"width": 16, "depth": 3, **_PLAIN},
+    "small_cnn": {"width": 16, "depth": 3, **_PLAIN, "init": "default"},
     "mnist_cnn": {"init": "default", "normalise": "none"},
     "small_resnet": {"width": 16, "depth": 1, **_PLAIN, "norm": "batch"},
 }

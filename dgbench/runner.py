@@ -192,8 +192,8 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     num_steps = run.protocol.num_steps
     assert num_steps is not None
     wanted = wanted_splits(run)
-    with _quiet_lightning():
-        trainer: Any = _trainer(run, folder)
+    with _quiet_lightning(), _loggers(run) as logger:
+        trainer: Any = _trainer(run, folder, logger)
         device = trainer.strategy.root_device
         evaluation = Evaluation(
             Evaluator({pair: splits[pair] for pair in wanted}, device, run.keys.workers),
@@ -212,8 +212,6 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
             algorithm,
             TrainingLoader(_batches(run, splits, algorithm, device), algorithm, num_steps, run.keys.workers),
         )
-    for logger in trainer.loggers:
-        logger.finalize("success")
     folder.write(
         seconds=evaluation.seconds,
         steps_done=algorithm.step,
@@ -260,13 +258,13 @@ def _refuse_unreachable(run: Run, algorithm: Algorithm) -> None:
             )
 
 
-def _trainer(run: Run, folder: RunFolder) -> pl.Trainer:
+def _trainer(run: Run, folder: RunFolder, logger: Any) -> pl.Trainer:
     options = asdict(run.trainer)
     return pl.Trainer(
         **options,
         max_epochs=1,
         max_steps=-1,
-        logger=_loggers(run, folder),
+        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -274,20 +272,16 @@ def _trainer(run: Run, folder: RunFolder) -> pl.Trainer:
     )
 
 
-def _loggers(run: Run, folder: RunFolder) -> Any:
+@contextlib.contextmanager
+def _loggers(run: Run) -> Iterator[Any]:
+    """What Lightning logs to while the run lasts; it decides nothing."""
     if run.keys.logger == "none":
-        return False
-    from pytorch_lightning.loggers import WandbLogger
+        yield False
+        return
+    from dgbench.wandb_logger import logged
 
-    return WandbLogger(
-        project="dgbench",
-        id=run.run_id,
-        name=run.label,
-        group=run.keys.group,
-        save_dir=folder.path,
-        config={**run.identity, "label": run.label},
-        resume="allow",
-    )
+    with logged(run) as logger:
+        yield logger
 
 
 def _resume(folder: RunFolder, algorithm: Algorithm) -> dict[str, Any] | None:
