@@ -202,7 +202,7 @@ class Algorithm(pl.LightningModule):
         self.load_state_dict(self._best["model"])
         for optimizer, state in zip(_optimizers(self), self._best["optimizers"], strict=True):
             optimizer.load_state_dict(_cloned(state))
-        self._set_step(step)
+        self.set_step(step)
 
     def features(self, x: Tensor) -> Tensor:
         """Features of inputs (N, *input_shape), (N, F)."""
@@ -220,7 +220,8 @@ class Algorithm(pl.LightningModule):
         """The clock that counts and seeds the steps, in any Trainer."""
         return [StepClock()]
 
-    def _set_step(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
+        """Continue as if `step` batches had been trained on."""
         self._step = step
         self.steps_done.fill_(step)
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+import dgbench
 from dgbench import registry
+from dgbench.record import Interrupted
 from dgbench.registry import ComponentError, UnknownName
 
 if TYPE_CHECKING:
@@ -23,8 +30,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+# What is piped is cut by whoever reads it, not here.
+PIPED_WIDTH = 200
+# Beyond this, lines of prose are hard to read.
+PAGE_WIDTH = 100
+
+
+def _console(*, stderr: bool = False) -> Console:
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if is_terminal or "COLUMNS" in os.environ else PIPED_WIDTH)
+
+
+out = _console()
+err = _console(stderr=True)
 
 Runs = Annotated[list[Path], typer.Argument(help="Folders of runs (a sweep's runs_dir), or single runs.")]
 KINDS = {"algorithms": registry.algorithms, "datasets": registry.datasets}
@@ -32,36 +50,71 @@ KINDS = {"algorithms": registry.algorithms, "datasets": registry.datasets}
 
 def main() -> None:
     """Run the command; what a user can cause ends in a sentence, not in a trace."""
-    if sys.argv[1:2] == ["train"]:
-        # Hydra reads the command line itself: its flags, its help, its launchers.
-        sys.exit(sentences(lambda: _train(sys.argv[2:])))
-    sys.exit(sentences(app))
+    with _interruptible():
+        if sys.argv[1:2] == ["train"]:
+            # Hydra reads the command line itself: its flags, its help, its launchers.
+            sys.exit(sentences(lambda: _train(sys.argv[2:])))
+        sys.exit(sentences(app))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises `Interrupted`: typer would end on a KeyboardInterrupt without a word."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # whoever started this process has other plans
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def sentences(command: Callable[[], Any]) -> int:
     """Call a command; what a user or the disk can cause becomes a sentence and an exit code."""
-    from dgbench.record import Interrupted
-
     try:
         code = command()
     except (KeyboardInterrupt, Interrupted):
         err.print("Stopped. The same command continues.")
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has seen enough; Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UnknownName, ComponentError, ValueError, OSError, RuntimeError) as error:
-        err.print(f"[red]Error:[/red] {_text(error)}", highlight=False, soft_wrap=True)
+        err.print(f"[red]Error:[/red] {escape(_text(error))}", highlight=False, soft_wrap=True)
         return 1
     return code if isinstance(code, int) else 0
 
 
 def _text(error: BaseException) -> str:
-    from rich.markup import escape
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
-    return escape(str(error.strerror if isinstance(error, OSError) and error.strerror else error))
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        out.print(f"dgbench {dgbench.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    pass
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train() -> None:
-    """Train one run, or with -m a sweep: dgbench train -m algorithm=erm,vrex dataset=digits_rot."""
+    """Train one run, or with -m all that several values per key ask for."""
     # Reached only through `dgbench --help`'s listing; `main` hands `train` to Hydra.
 
 
@@ -104,14 +157,36 @@ def demo(
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="algorithms or datasets")]) -> None:
-    """List what is on a shelf."""
-    if kind not in KINDS:
-        raise UnknownName("shelf", kind, KINDS)
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    for name, place in KINDS[kind].places().items():
-        grid.add_row(f"[bold]{name}[/bold]", place.family, _first_line(place.path))
-    out.print(grid)
+def list_(
+    shelf: Annotated[str | None, typer.Argument(help="algorithms or datasets; without it, the shelves themselves")] = (
+        None
+    ),
+) -> None:
+    """List what is on a shelf, one line each."""
+    rows: list[tuple[str, ...]]
+    if shelf is None:
+        rows = [(name, f"{len(kind.names())}", f"dgbench list {name}") for name, kind in KINDS.items()]
+    elif shelf in KINDS:
+        places = KINDS[shelf].places().items()
+        rows = [(name, place.family, _first_line(place.path)) for name, place in places]
+    else:
+        raise UnknownName("shelf", shelf, KINDS)
+    out.print(_grid(rows))
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> Table:
+    """Rows of one line each, the first cell bold; where the line is too short, the last cell ends in an ellipsis."""
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    # A column in which no row says anything is left out.
+    *names, last = [column for column in zip(*rows, strict=True) if any(column)]
+    room = out.width - sum(max(map(len, column)) + 2 for column in names)
+    for column in names:
+        grid.add_column(style="bold" if column is names[0] else "", no_wrap=True)
+    for *cells, text in zip(*names, last, strict=True):
+        sentence = Text(text)
+        sentence.truncate(room, overflow="ellipsis")
+        grid.add_row(*map(Text, cells), sentence)
+    return grid
 
 
 def _first_line(path: Path) -> str:
@@ -128,13 +203,12 @@ def show(
     name: Annotated[str, typer.Argument(help="a name that `dgbench list` prints")],
 ) -> None:
     """Show what a component is, its options, and where its file lies."""
+    if kind not in (kinds := [shelf.kind for shelf in KINDS.values()]):
+        raise UnknownName("kind of component", kind, kinds)
     from dgbench import sheet
 
-    kinds = {registry.algorithms.kind: sheet.algorithm, registry.datasets.kind: sheet.dataset}
-    if kind not in kinds:
-        raise UnknownName("kind of component", kind, kinds)
-    for part in kinds[kind](name):
-        out.print(part)
+    for part in sheet.algorithm(name) if kind == registry.algorithms.kind else sheet.dataset(name):
+        out.print(part, width=min(out.width, PAGE_WIDTH), highlight=False)
 
 
 @app.command()
@@ -143,16 +217,21 @@ def status(runs: Runs) -> None:
     from dgbench import sweeper
 
     said = sweeper.status(runs)
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    for name, count in said["counts"].items():
+    counts = {**said["counts"], **({"not started": said["not started"]} if said["not started"] else {})}
+    if not counts:
+        raise ValueError(f"No runs under {', '.join(map(str, runs))}. Name the runs_dir of a sweep, or let it begin.")
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column()
+    grid.add_column(justify="right")
+    for name, count in counts.items():
         grid.add_row(name, str(count))
-    if said["planned"]:
-        grid.add_row("not started", str(said["not started"]))
     out.print(grid)
     if said["left"]:
         seconds = said["seconds_left"]
         guess = "unknown until a run is complete" if seconds != seconds else f"about {_duration(seconds)}"
-        out.print(f"{said['left']} runs left of {said['planned']} asked for; time left: {guess}.", highlight=False)
+        out.print(f"{said['left']} of {said['planned']} runs left; time left: {guess}.", highlight=False)
+    elif said["planned"]:
+        out.print(f"Nothing left of the {said['planned']} runs asked for.", highlight=False)
     for label, reason in said["failures"]:
         out.print(f"  {label}: {reason}", highlight=False, soft_wrap=True, markup=False)
 
@@ -181,16 +260,21 @@ def table(
 
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(help="a file that holds one algorithm or dataset")]) -> None:
+def check(
+    path: Annotated[Path, typer.Argument(help="a file that holds one algorithm or dataset")],
+    data_dir: Annotated[
+        Path, typer.Option(envvar="DGBENCH_DATA", help="folder under which datasets keep their files")
+    ] = Path("data"),
+) -> None:
     """Check a component of your own against the contract."""
     from dgbench.check import check_file
 
-    failed = False
-    for kind, name, findings in check_file(path):
+    marks = {True: Text("ok", "green"), False: Text("no", "red"), None: Text("--", "dim")}
+    failed = 0
+    for kind, name, findings in check_file(path, data_dir):
         grid = Table(title=f"{kind} {name}", title_justify="left", box=None, show_header=False, pad_edge=False)
         for finding in findings:
-            mark = {True: "[green]ok[/green]", False: "[red]no[/red]", None: "[dim]--[/dim]"}[finding.passed]
-            grid.add_row(mark, finding.clause, finding.message)
-            failed |= finding.passed is False
+            grid.add_row(marks[finding.passed], Text(finding.clause), Text(finding.message))
+            failed += finding.passed is False
         out.print(grid)
     raise typer.Exit(1 if failed else 0)

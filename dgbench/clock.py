@@ -1,8 +1,12 @@
-"""Counting and seeding the steps: all randomness of a step is a pure function of (seed, step)."""
+"""Steps in a Trainer: counted, seeded (all randomness of a step is a function of (seed, step)), and without chatter."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import random
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,3 +52,20 @@ def seed_everything(*what: object) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's remarks on devices and durations are for one training, not for a sweep of thousands."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # torch's own deprecation, raised inside Lightning at every batch transfer.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

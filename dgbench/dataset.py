@@ -27,7 +27,7 @@ class Card:
     domains: tuple[str, ...]
     """Names, in the order that gives them their index; empty if the reader's files decide."""
     sizes: tuple[int, ...]
-    """Examples per domain, in the same order; empty if the reader's files decide."""
+    """Examples per domain, in the same order; empty if the reader's files or `data_seed` decide."""
     classes: tuple[str, ...]
     """Names of the classes in index order; empty for regression or if the reader's files decide."""
     regime: str
@@ -110,7 +110,7 @@ class Domain:
 
     @property
     def resident(self) -> tuple[Tensor, Tensor] | None:
-        """All inputs (float, or uint8 for images times 255) and targets, if they are in memory."""
+        """All inputs (float, or uint8 for images times 255) and targets, if they are in memory and never augmented."""
         return None
 
 

@@ -95,8 +95,13 @@ def validation_score(values: Mapping[str, float], domains: Domains, task: Task, 
     else:
         split = "val" if "val" in splits else "out"
         names = [f"{split}/{domain}" for domain in domains.train]
-    scores = [values[f"{name}/{task.score}"] for name in names]
-    return task.score_sign * sum(scores) / len(scores)
+    return mean_score([values[f"{name}/{task.score}"] for name in names], task)
+
+
+def mean_score(scores: list[float], task: Task) -> float:
+    """The mean, higher being better, to 12 digits: equal scores stay equal in whatever order they are summed."""
+    mean = task.score_sign * math.fsum(scores) / len(scores)
+    return float(f"{mean:.12g}")
 
 
 class Evaluation(Checkpoint):
@@ -197,7 +202,7 @@ class Evaluation(Checkpoint):
         key = f"out/{{}}/{self.task.score}"
         scores = [values[key.format(d)] for d in self.domains.train if key.format(d) in values]
         if scores:
-            algorithm.on_evaluation(self.task.score_sign * sum(scores) / len(scores))
+            algorithm.on_evaluation(mean_score(scores, self.task))
 
     def _save(self, algorithm: Algorithm) -> None:
         state = {"step": algorithm.step, "algorithm": algorithm.training_state(), "seconds": self.seconds}

@@ -124,10 +124,9 @@ class Network(nn.Module):
             return body
         tag = self._weights if self._weights and not is_weights_file(self._weights) else None
         timm_body = build_timm_body(name.removeprefix("timm:"), self.input_shape, tag=tag, state=state)
-        if tag is not None or state is not None:
-            if self.recipe["normalise"] == "weights":
-                cfg: Any = timm_body.model.pretrained_cfg
-                self.normalise.set(torch.tensor(cfg["mean"]), torch.tensor(cfg["std"]))
+        if (tag is not None or state is not None) and self.recipe["normalise"] == "weights":
+            cfg: Any = timm_body.model.pretrained_cfg
+            self.normalise.set(torch.tensor(cfg["mean"]), torch.tensor(cfg["std"]))
         return timm_body
 
     def _load(self, state: Mapping[str, Tensor]) -> None:

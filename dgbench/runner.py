@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
 import resource
 import shutil
@@ -11,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,16 +22,15 @@ import torch
 
 from dgbench import record
 from dgbench.algorithm import Algorithm, build_algorithm
-from dgbench.clock import seed_everything
+from dgbench.clock import quiet_lightning, seed_everything
 from dgbench.config import Run
 from dgbench.description import header
 from dgbench.evaluation import Evaluation, Evaluator
 from dgbench.loader import Batches, Split, TrainingLoader
 from dgbench.network import build_network, weights_hash
-from dgbench.protocol import split_indices, split_uda
 from dgbench.record import Interrupted, RunFolder
+from dgbench.splits import make_splits, wanted_splits
 from dgbench.writing import CannotWrite, tidy
-
 
 # Examples per domain that are read for the statistics of inputs which are not in memory.
 STATISTICS_EXAMPLES = 300
@@ -95,16 +94,6 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
         return Outcome(folder.path, status, reason, time.perf_counter() - started)
 
 
-def wanted_splits(run: Run) -> list[tuple[str, str]]:
-    """The (split, domain) pairs that the selection criteria read."""
-    domains = run.domains
-    pairs = [("out", name) for name in domains.train] + [("in", name) for name in domains.val]
-    pairs += [(split, name) for name in domains.test for split in ("in", "out")]
-    if run.protocol.uda_holdout_fraction > 0:
-        pairs += [("uda", name) for name in domains.test]
-    return pairs
-
-
 def is_done(run: Run, folder: RunFolder) -> bool:
     """Whether there is nothing left to do: complete with all that is wanted, or failed twice."""
     if run.keys.overwrite:
@@ -116,26 +105,6 @@ def is_done(run: Run, folder: RunFolder) -> bool:
         return said["attempts"] >= 2 and not run.keys.retry
     wanted = {"/".join(pair) for pair in wanted_splits(run)}
     return said["status"] in record.FINISHED and wanted <= set(said["evaluated"])
-
-
-def make_splits(run: Run) -> dict[tuple[str, str], Split]:
-    """All splits of the run's domains, as the protocol says."""
-    splits = {}
-    fraction, uda_fraction = run.protocol.holdout_fraction, run.protocol.uda_holdout_fraction
-    for index, domain in enumerate(run.dataset.domains):
-        inside, outside = split_indices(len(domain), fraction, run.keys.trial_seed, index)
-        if domain.name in run.domains.test and uda_fraction > 0:
-            inside, unlabeled = split_uda(inside, uda_fraction, run.keys.trial_seed, index)
-            splits["uda", domain.name] = Split(domain, torch.from_numpy(unlabeled))
-        splits["in", domain.name] = Split(domain, torch.from_numpy(inside))
-        splits["out", domain.name] = Split(domain, torch.from_numpy(outside))
-    for (split, name), part in splits.items():
-        if len(part) == 0:
-            raise ValueError(
-                f"The {split} split of {name} is empty: {len(run.dataset.domains[0])} examples, "
-                f"protocol.holdout_fraction={fraction}. Hold out more, or give the domain more examples."
-            )
-    return splits
 
 
 def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
@@ -192,7 +161,7 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     num_steps = run.protocol.num_steps
     assert num_steps is not None
     wanted = wanted_splits(run)
-    with _quiet_lightning(), _loggers(run) as logger:
+    with quiet_lightning(), _loggers(run) as logger:
         trainer: Any = _trainer(run, folder, logger)
         device = trainer.strategy.root_device
         evaluation = Evaluation(
@@ -303,8 +272,14 @@ def interruptible() -> Iterator[None]:
         yield
         return
 
+    owner = os.getpid()
+
     def stop(number: int, frame: Any) -> None:
-        raise Interrupted(signal.Signals(number).name)
+        if os.getpid() == owner:
+            raise Interrupted(signal.Signals(number).name)
+        # A forked process that reads images: Ctrl-C reaches it too, but the run ends it.
+        if number == signal.SIGTERM:
+            os._exit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -312,23 +287,6 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's remarks on devices and durations are for one training, not for a sweep of thousands."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # torch's own deprecation, raised inside Lightning at every batch transfer.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _hardware() -> dict[str, Any]:

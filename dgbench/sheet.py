@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -53,6 +53,7 @@ def algorithm(name: str) -> Iterator[RenderableType]:
     place = algorithms.place(name)
     family = f"{place.family} method" if place.family else "method"
     yield _title(name, f"{cls.__name__}, {family}, version {cls.version}", place)
+    yield Text()
     yield from _paragraphs(sys.modules[cls.__module__].__doc__)
     yield _heading("Objective")
     yield from _paragraphs(cls.__doc__)
@@ -82,7 +83,7 @@ def dataset(name: str) -> Iterator[RenderableType]:
     cls = datasets[name]
     card: Card = cls.card
     yield _title(name, f"{cls.__name__}, version {card.version}", datasets.place(name))
-    yield Text(card.summary)
+    yield Text(f"\n{card.summary}")
     prose, headings = _split(inspect.cleandoc(cls.__doc__ or ""))
     yield from _paragraphs(prose)
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -90,7 +91,8 @@ def dataset(name: str) -> Iterator[RenderableType]:
     grid.add_column(overflow="fold")
     for label, text in (*_facts(card), *((h, headings[h]) for h in OF_THE_DOCSTRING if h in headings)):
         grid.add_row(label, Text(text))
-    yield Padding(grid, (1, 0, 0, 0))
+    yield Text()
+    yield grid
     yield _heading("Options")
     rows = [(f.name, _value(f.default), f.metadata.get("doc", "")) for f in dataclasses.fields(cls.Options)]
     yield _table(("name", "default", "meaning"), [tuple(map(Text, row)) for row in rows])
@@ -126,21 +128,23 @@ def filled(paragraph: str, width: int) -> str:
 
     Args:
         paragraph: lines of a docstring.
-        width: what its author filled lines to; where the next word had room, the end of the line is meant.
+        width: what its author filled lines to; a sentence that begins a line although the one before had room does so
+            on purpose.
 
     >>> filled("One sentence,\ntwo lines.\nNew.", 15)
     'One sentence, two lines.\nNew.'
     """
     lines = paragraph.splitlines()
     made = lines[0]
-    for before, line in zip(lines, lines[1:], strict=False):
-        is_meant = not line.strip() or line[0].isspace() or len(before) + 1 + len(line.split()[0]) <= width
+    for before, line in itertools.pairwise(lines):
+        has_room = before.endswith((".", ":")) and len(f"{before} {line.split()[0]}") <= width
+        is_meant = has_room or line[0].isspace()
         made += f"\n{line}" if is_meant else f" {line}"
     return made
 
 
 def _split(doc: str) -> tuple[str, dict[str, str]]:
-    """A data sheet's prose after its first sentence's line, and the text under each of its headings."""
+    """A data sheet's prose, and the text under each of its headings."""
     prose: list[str] = []
     headings: dict[str, list[str]] = {}
     lines = prose
@@ -168,7 +172,7 @@ def _hparam_table(facts: Mapping[str, HParam]) -> Table:
         notes = [
             *(["steps: capped at half of the run"] if fact.is_step else []),
             *([f"key {fact.key}"] if fact.key != name.removeprefix("optim.") else []),
-            *(f"{preset}: {_value(value)}" for preset, value in fact.presets.items()),
+            *(f"{', '.join(presets)}: {value}" for value, presets in _by_value(fact.presets).items()),
         ]
         meaning = Text(fact.doc)
         if notes:
@@ -180,6 +184,14 @@ def _hparam_table(facts: Mapping[str, HParam]) -> Table:
         search = Text("\n".join(choice.sampler.text for choice in choices.values()))
         rows.append((Text(name), defaults, search, meaning))
     return _table(("name", "default", "search", "meaning"), rows)
+
+
+def _by_value(presets: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The presets that set each value."""
+    grouped: dict[str, list[str]] = {}
+    for preset, value in presets.items():
+        grouped.setdefault(_value(value), []).append(preset)
+    return grouped
 
 
 def _table(headings: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -77,9 +78,11 @@ def _begin(run: Run) -> Any:
 
 
 def _open(run: Run, mode: str | None) -> Any:
+    if (mode or wandb.setup().settings.mode) == "online" and not _has_key():
+        # wandb would ask for it in the middle of a progress bar.
+        raise wandb.errors.UsageError("no API key: run wandb login")
     wanted = {
         "init_timeout": INIT_SECONDS,
-        "login_timeout": INIT_SECONDS,
         "finish_timeout": FINISH_SECONDS,
         "console": "off",
         "silent": True,
@@ -98,3 +101,10 @@ def _open(run: Run, mode: str | None) -> Any:
         mode=mode,  # type: ignore[arg-type]
         settings=wandb.Settings(**known),
     )
+
+
+def _has_key() -> bool:
+    # Older versions cannot be told not to ask.
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        return wandb.login(prompt=False)
+    return bool(wandb.api.api_key)

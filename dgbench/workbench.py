@@ -17,12 +17,11 @@ from torch import Tensor
 
 from dgbench.algorithm import Algorithm, build_algorithm
 from dgbench.batch import Batch
-from dgbench.clock import seed_everything
+from dgbench.clock import quiet_lightning, seed_everything
 from dgbench.dataset import TensorDomain
 from dgbench.hparams import Optim, facts
 from dgbench.loader import Batches, Split
 from dgbench.network import build_network
-from dgbench.runner import _quiet_lightning
 from dgbench.task import Task
 
 KINDS = ("classification", "regression")
@@ -137,8 +136,8 @@ class Workbench:
             visits.resume = load_state(resume)
             algorithm.load_state_dict(visits.resume["model"])
         batches = self.batches(algorithm, steps, pooled=pooled)
-        algorithm._set_step(steps[0])
-        with _quiet_lightning(), warnings.catch_warnings():
+        algorithm.set_step(steps[0])
+        with quiet_lightning(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*available but not used")
             trainer = pl.Trainer(
                 max_epochs=1,
@@ -185,7 +184,7 @@ class _Visits(Checkpoint):
         with torch.no_grad():
             pl_module.on_evaluation(math.sin(pl_module.step))
         if batch_idx + 1 < len(self.steps):
-            pl_module._set_step(self.steps[batch_idx + 1])
+            pl_module.set_step(self.steps[batch_idx + 1])
         elif self.save:
             buffer = io.BytesIO()
             torch.save(pl_module.training_state(), buffer)

@@ -86,6 +86,6 @@ def test_an_unknown_name_is_a_sentence_with_a_suggestion(overrides, text):
 
 
 def test_what_hydra_refuses_is_said_in_one_line():
-    with pytest.raises(ValueError, match="protocl|protocol") as error:
+    with pytest.raises(ValueError, match="domainbed_1999") as error:
         composition.compose(["protocol=domainbed_1999"])
     assert "\n" not in str(error.value)

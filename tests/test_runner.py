@@ -8,14 +8,14 @@ import time
 
 import pytest
 import torch
+from dgbench.algorithms.erm import ERM
 
 import dgbench
 import dgbench.config
 import dgbench.protocol
 from dgbench import record
-from dgbench.algorithms.erm import ERM
-from dgbench.record import RunFolder
 from dgbench.lock import RunIsLocked
+from dgbench.record import RunFolder
 from dgbench.writing import CannotWrite
 from tests import children
 
@@ -131,7 +131,7 @@ def test_a_signal_leaves_a_run_that_the_same_command_continues(number, keys, tmp
         time.sleep(0.02)
     (folder,) = (file.parent for file in (tmp_path / "runs").glob("*/run.json"))
     assert RunFolder(folder).status() == "running"
-    os.kill(process.pid, number)
+    os.kill(process.pid or 0, number)
     process.join(30)
 
     assert process.exitcode not in (0, None)
@@ -161,7 +161,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_whole_files(keys, monkeypatch):
         before(self, line)
 
     monkeypatch.setattr(record.RunFolder, "append", append)
-    with pytest.raises(CannotWrite, match="No space left on device. Free room, .* the same command continues"):
+    with pytest.raises(CannotWrite, match=r"No space left on device. Free room, .* the same command continues"):
         dgbench.train(**keys)
     monkeypatch.undo()
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_whole_files(keys, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(keys, tmp_path):
     (tmp_path / "runs").write_text("a file, not a folder")
-    with pytest.raises(CannotWrite, match="Cannot write under .*Not a directory"):
+    with pytest.raises(CannotWrite, match=r"Cannot write under .*Not a directory"):
         dgbench.train(**keys)
 
 
@@ -195,7 +195,11 @@ def test_checkpoints_are_kept_as_asked(how, keys):
     every = ["step_000000.pt", "step_000003.pt", "step_000006.pt"]
     if how == "selected":
         scores = [
-            sum(v for k, v in line["values"].items() if k.startswith("out/") and "rot0" not in k and k.endswith("/accuracy"))
+            sum(
+                v
+                for k, v in line["values"].items()
+                if k.startswith("out/") and "rot0" not in k and k.endswith("/accuracy")
+            )
             for line in RunFolder(outcome.folder).lines()
         ]
         best = scores.index(max(scores))
@@ -219,10 +223,12 @@ def test_load_gives_the_model_that_was_evaluated(keys):
 
 
 def test_load_says_what_is_missing(keys, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no run.json. Name the folder of one run"):
+    with pytest.raises(FileNotFoundError, match=r"holds no run.json. Name the folder of one run"):
         dgbench.load(tmp_path)
     outcome = dgbench.train(**keys, checkpoints="none")
-    with pytest.raises(FileNotFoundError, match=r"keeps no weights of step \d+ \(kept: none\). Run it again with checkpoints=all"):
+    with pytest.raises(
+        FileNotFoundError, match=r"keeps no weights of step \d+ \(kept: none\). Run it again with checkpoints=all"
+    ):
         dgbench.load(outcome.folder)
     (outcome.folder / "evaluations.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match="has not been evaluated yet; its status is complete"):
@@ -232,7 +238,12 @@ def test_load_says_what_is_missing(keys, tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "option", "value", "text"),
     [
-        ("sam", "accumulate_grad_batches", 2, "does not reach sam, .* would not be accumulated. Leave it at its default"),
+        (
+            "sam",
+            "accumulate_grad_batches",
+            2,
+            "does not reach sam, .* would not be accumulated. Leave it at its default",
+        ),
         ("sam", "gradient_clip_val", 1.0, "would not be clipped"),
         ("sam", "precision", "16-mixed", "would not be scaled for float16. .* or use bf16-mixed"),
     ],

@@ -34,9 +34,7 @@ def random_batches(num: int, kind: str = "classification", D: int = 3, B: int = 
     made = []
     for _ in range(num):
         x = torch.tensor(r.normal(size=(D, B, *shape)) + 0.3 * r.normal(size=(D, 1, *[1] * len(shape))))
-        y = torch.tensor(
-            r.integers(4, size=(D, B)) if kind == "classification" else r.normal(5, 3, size=(D, B, 4))
-        )
+        y = torch.tensor(r.integers(4, size=(D, B)) if kind == "classification" else r.normal(5, 3, size=(D, B, 4)))
         made.append(Batch(x, y, torch.arange(D).unsqueeze(1).repeat(1, B)))
     return made
 

@@ -79,9 +79,7 @@ def test_gradient_reversal(kind, grad_penalty, num_steps):
     batches, start = random_batches(4, kind), weights_of(dann)
     values = dann.loss(batches[0])
     expected = risks(start[:-4], start[-4:], batches[0], grad_penalty)
-    torch.testing.assert_close(
-        (values["nll"], values["domain_nll"], values["loss"]), (*expected, sum(expected))
-    )
+    torch.testing.assert_close((values["nll"], values["domain_nll"], values["loss"]), (*expected, sum(expected)))
     train(dann, batches)
     assert dann.step == 4
     assert_weights(dann, grl_steps(start, batches, num_steps, grad_penalty, 1.5))
