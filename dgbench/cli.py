@@ -54,7 +54,7 @@ def main() -> None:
         if sys.argv[1:2] == ["train"]:
             # Hydra reads the command line itself: its flags, its help, its launchers.
             sys.exit(sentences(lambda: _train(sys.argv[2:])))
-        sys.exit(sentences(app))
+        sys.exit(sentences(lambda: app(prog_name="dgbench")))
 
 
 @contextlib.contextmanager

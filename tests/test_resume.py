@@ -48,7 +48,7 @@ def save(state, file):
 torch.save = save
 """,
 }
-METHODS = {
+METHODS: dict[str, dict] = {
     "erm": {"optim": {"dropout": 0.5}},
     "dann": {},
     "dann alternating": {"algorithm.form": "alternating"},
