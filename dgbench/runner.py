@@ -161,7 +161,7 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     num_steps = run.protocol.num_steps
     assert num_steps is not None
     wanted = wanted_splits(run)
-    with quiet_lightning(), _loggers(run) as logger:
+    with quiet_lightning(), _logged(run) as logger:
         trainer: Any = _trainer(run, folder, logger)
         device = trainer.strategy.root_device
         evaluation = Evaluation(
@@ -241,16 +241,13 @@ def _trainer(run: Run, folder: RunFolder, logger: Any) -> pl.Trainer:
     )
 
 
-@contextlib.contextmanager
-def _loggers(run: Run) -> Iterator[Any]:
-    """What Lightning logs to while the run lasts; it decides nothing."""
+def _logged(run: Run) -> Any:
+    """A context that gives what Lightning logs to; it decides nothing."""
     if run.keys.logger == "none":
-        yield False
-        return
+        return contextlib.nullcontext(False)
     from dgbench.wandb_logger import logged
 
-    with logged(run) as logger:
-        yield logger
+    return logged(run)
 
 
 def _resume(folder: RunFolder, algorithm: Algorithm) -> dict[str, Any] | None:

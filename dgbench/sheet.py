@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def _by_value(presets: Mapping[str, Any]) -> dict[str, list[str]]:
     return grouped
 
 
-def _table(headings: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[Text, ...]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading in headings:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("name", "default"))

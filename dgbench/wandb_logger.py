@@ -46,19 +46,25 @@ class WandbLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Metrics by their paths: `split/domain/metric`, and `train/` for what `loss` returns."""
-        self.experiment.log(dict(metrics), step=step)
+        with contextlib.suppress(wandb.Error):
+            self.experiment.log(dict(metrics), step=step)
+
+    def finish(self, exit_code: int) -> None:
+        """End the wandb run, so that the next run in this process gets its own."""
+        with contextlib.suppress(wandb.Error):
+            self.experiment.finish(exit_code=exit_code)
 
 
 @contextlib.contextmanager
 def logged(run: Run) -> Iterator[WandbLogger]:
-    """A logger for the duration of a run; the next run in this process gets a wandb run of its own."""
+    """A logger for the duration of a run."""
     logger = WandbLogger(run)
     try:
         yield logger
     except BaseException:
-        logger.experiment.finish(exit_code=1)
+        logger.finish(exit_code=1)
         raise
-    logger.experiment.finish()
+    logger.finish(exit_code=0)
 
 
 def _begin(run: Run) -> Any:
@@ -81,7 +87,7 @@ def _open(run: Run, mode: str | None) -> Any:
     if (mode or wandb.setup().settings.mode) == "online" and not _has_key():
         # wandb would ask for it in the middle of a progress bar.
         raise wandb.errors.UsageError("no API key: run wandb login")
-    wanted = {
+    wanted: dict[str, Any] = {
         "init_timeout": INIT_SECONDS,
         "finish_timeout": FINISH_SECONDS,
         "console": "off",

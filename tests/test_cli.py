@@ -14,26 +14,17 @@ import dgbench
 from dgbench import cli, registry
 from tests.fabricate import make_run, make_runs, make_scores
 
-ALGORITHM = '''"""Mine: a method of one's own."""
-
-from dataclasses import dataclass
-
+ALGORITHM = """
 from dgbench.algorithm import Algorithm
-
-
-@dataclass(kw_only=True)
-class HParams:
-    """None."""
+from dgbench.algorithms.erm import HParams
 
 
 class Mine(Algorithm):
-    """Minimise nothing."""
-
     HParams = HParams
 
     def loss(self, batch):
         raise ValueError("expected test_domains=[rot0], got [red]this[/nonsense]")
-'''
+"""
 
 
 @pytest.fixture
@@ -125,7 +116,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 def test_status_counts_what_is_there_and_says_what_failed(command, tmp_path):
     make_runs(tmp_path)
-    make_run(tmp_path, status="failed", label="erm on toy, test [a]")
+    make_run(tmp_path, status="failed", num_steps=7)
     for file in tmp_path.glob("*/run.json"):
         said = json.loads(file.read_text())
         file.write_text(json.dumps({**said, "label": "erm on toy, test [a]"}))
@@ -164,7 +155,12 @@ def test_check_prints_findings_as_they_are_and_fails(command, tmp_path):
 
 def test_check_looks_for_data_where_it_is_told(command, monkeypatch):
     asked = []
-    monkeypatch.setattr("dgbench.check.check_file", lambda path, data_dir: asked.append(str(data_dir)) or [])
+
+    def check_file(path, data_dir):
+        asked.append(str(data_dir))
+        return []
+
+    monkeypatch.setattr("dgbench.check.check_file", check_file)
     assert command("check", "x.py", "--data-dir", "/photos")[0] == 0
     monkeypatch.setenv("DGBENCH_DATA", "/elsewhere")
     command("check", "x.py")

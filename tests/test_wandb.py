@@ -13,6 +13,8 @@ from dgbench.algorithms.erm import ERM
 
 import dgbench
 from dgbench import wandb_logger
+from dgbench.evaluation import Evaluation
+from dgbench.record import Interrupted
 from dgbench.wandb_logger import WandbLogger
 
 FEW = {
@@ -29,13 +31,14 @@ class FakeRun:
     def __init__(self, **given: Any):
         self.given, self.id = given, given["id"]
         self.rows: list[tuple[int, dict[str, float]]] = []
-        self.exit_codes: list[int | None] = []
+        self.exit_codes: list[int] = []
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.rows.append((step, metrics))
 
-    def finish(self, exit_code: int | None = None) -> None:
+    def finish(self, exit_code: int) -> None:
         self.exit_codes.append(exit_code)
+        raise wandb.errors.CommError("the network is gone")  # what is recorded stays complete
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +91,14 @@ def test_metrics_are_paths_and_the_run_says_what_it_is(fake_runs):
     assert (given["name"], given["dir"], given["resume"]) == (said["label"], outcome.folder, None)
     train_rows = [(step, row) for step, row in run.rows if any(key.startswith("train/") for key in row)]
     assert train_rows[0][0] == 0
-    assert set(train_rows[0][1]) == {"train/loss", "train/risk", "train/variance"}
+    assert "train/loss" in train_rows[0][1]
+    assert len(train_rows[0][1]) > 1
+    assert all(key.startswith("train/") for key in train_rows[0][1])
     rows = [(step, row) for step, row in run.rows if "in/plus90/accuracy" in row]
     lines = [json.loads(line) for line in (outcome.folder / "evaluations.jsonl").read_text().splitlines()]
     assert rows == [(line["step"], line["values"]) for line in lines]
     assert all(len(key.split("/")) == 3 for _, row in rows for key in row)
-    assert run.exit_codes == [None]
+    assert run.exit_codes == [0]
 
 
 def test_the_run_of_wandb_ends_also_where_ours_fails(fake_runs, monkeypatch):
@@ -106,17 +111,20 @@ def test_the_run_of_wandb_ends_also_where_ours_fails(fake_runs, monkeypatch):
 
 
 def test_a_continued_run_is_continued(fake_runs, monkeypatch):
-    folder = train("out", logger="wandb").folder
-    said = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**said, "status": "running"}))
-    resumed = []
-    monkeypatch.setattr("dgbench.record.RunFolder.resume_file", property(lambda self: Path(__file__)))
-    run = type("Run", (), {"keys": None, "folder": dgbench.record.RunFolder(folder)})
-    monkeypatch.setattr(wandb, "init", lambda **given: resumed.append(given["resume"]))
-    keys = type("Keys", (), {"group": None, "runs_dir": "out"})
-    run.keys, run.run_id, run.label, run.identity = keys, "id", "label", {}
-    wandb_logger._open(run, "offline")
-    assert resumed == ["allow"]
+    def stop(self, trainer, algorithm, *args):
+        if algorithm.step == 1:
+            raise Interrupted("SIGINT")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "on_train_batch_start", stop)
+        with pytest.raises(Interrupted):
+            train("out", logger="wandb")
+    assert train("out", logger="wandb").status == "complete"
+    first, second = fake_runs
+    assert (first.exit_codes, second.exit_codes) == ([1], [0])
+    assert (first.given["resume"], second.given["resume"]) == (None, "allow")
+    assert first.id == second.id
+    assert [step for step, row in second.rows if "in/plus90/accuracy" in row] == [2]
 
 
 def test_a_server_out_of_reach_is_waited_for_once(monkeypatch, capsys):
@@ -136,10 +144,15 @@ def test_a_server_out_of_reach_is_waited_for_once(monkeypatch, capsys):
 
 
 def test_nobody_is_asked_for_a_key_in_the_middle_of_a_run(monkeypatch, capsys):
-    opened = []
+    opened: list[str] = []
+
+    def init(**given):
+        opened.append(given["mode"])
+        return FakeRun(**given)
+
     monkeypatch.setattr(wandb_logger, "_has_key", lambda: False)
     monkeypatch.setattr(wandb, "setup", lambda: type("Setup", (), {"settings": wandb.Settings(mode="online")}))
-    monkeypatch.setattr(wandb, "init", lambda **given: opened.append(given["mode"]) or FakeRun(**given))
+    monkeypatch.setattr(wandb, "init", init)
     assert train("out", logger="wandb").status == "complete"
     assert opened == ["offline"]
     assert "no API key: run wandb login" in capsys.readouterr().err
