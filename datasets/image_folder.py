@@ -41,6 +41,7 @@ class ImageFolder(FolderDataset):
         classes=(),
         regime="large",
         network="timm:resnet50",
+        weights="tv_in1k",
         num_steps=5001,
         evaluate_every=300,
         licence="the reader's",

@@ -43,6 +43,7 @@ class PACS(FolderDataset):
         classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
         regime="large",
         network="timm:resnet50",
+        weights="tv_in1k",
         num_steps=5001,
         evaluate_every=300,
         licence="none stated, research use",

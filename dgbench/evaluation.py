@@ -21,7 +21,9 @@ from dgbench.protocol import Domains, Protocol
 from dgbench.record import RunFolder, replace_file
 from dgbench.task import Task
 
-EVALUATION_BATCH = 512
+# Examples per evaluation batch: many for an accelerator; on a CPU, as many as its cache holds activations of.
+CPU_BATCH = 128
+ACCELERATOR_BATCH = 512
 
 
 class Evaluator:
@@ -58,7 +60,7 @@ class Evaluator:
         """
         values: dict[str, float] = {}
         sizes: dict[str, int] = {}
-        batch_size = algorithm.needs.joint_prediction or EVALUATION_BATCH
+        batch_size = algorithm.needs.joint_prediction or (CPU_BATCH if self.device.type == "cpu" else ACCELERATOR_BATCH)
         with evaluation_mode(algorithm):
             for key in self.splits if keys is None else keys:
                 answers = [(algorithm(x), y) for x, y in self._batches(key, batch_size)]

@@ -165,7 +165,7 @@ def _run_here(todo: Sequence[Job], progress: Progress) -> None:
         try:
             execute(job.run, functools.partial(_completed, progress, steps))
         except RunIsLocked as error:
-            progress.console.print(str(error))
+            progress.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         progress.remove_task(steps)
         progress.advance(total)
 
@@ -212,6 +212,7 @@ def progress_bars(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
         refresh_per_second=4,
     )
 
