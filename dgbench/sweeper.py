@@ -6,7 +6,6 @@ that thousands of jobs expand in seconds.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import json
@@ -73,10 +72,10 @@ def expand(arguments: Sequence[str]) -> list[Job]:
         groups = tuple(line for line, (key, _, _) in zip(lines, chosen, strict=True) if key in GROUPS)
         if groups not in bases:
             bases[groups] = composition.compose(lines)
-        composed = copy.deepcopy(bases[groups])
+        composed = bases[groups]
         for key, _, value in chosen:
             if key not in GROUPS:
-                _set(composed, key, value)
+                composed = _with(composed, key.lstrip("+").split("."), value)
         for test in _test_domains(composed):
             run = config.resolve({**composed, "test_domains": test})
             kept = [line for line in lines if not line.startswith("test_domains=")]
@@ -95,12 +94,10 @@ def choices(override: Override) -> list[tuple[str, str, Any]]:
     return [(key, text, composition.parse([f"{key}={text}"])[0].value()) for text in texts]
 
 
-def _set(composed: dict[str, Any], key: str, value: Any) -> None:
-    node = composed
-    *path, last = key.lstrip("+").split(".")
-    for name in path:
-        node = node[name]
-    node[last] = value
+def _with(node: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy with one value changed; what lies off the path is shared, as copying all of it for each run is slow."""
+    first, *rest = path
+    return {**node, first: _with(node[first], rest, value) if rest else value}
 
 
 def _test_domains(composed: Mapping[str, Any]) -> list[list[str]]:
@@ -221,11 +218,11 @@ def _report(jobs: Sequence[Job], seconds: float) -> Report:
     counts: Counter[str] = Counter()
     failures = []
     for job in jobs:
-        said = job.run.folder.read() or {}
-        status = job.run.folder.status() or "not started"
+        folder = job.run.folder
+        status = folder.status() or "not started"
         counts[status] += 1
         if status in ("failed", "diverged"):
-            failures.append((job.run.label, said.get("reason") or ""))
+            failures.append((job.run.label, (folder.read() or {}).get("reason") or ""))
     return Report(counts, tuple(failures), seconds)
 
 
