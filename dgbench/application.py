@@ -15,8 +15,10 @@ from hydra_plugins.dgbench_sweeper import DGBenchSweeper
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from dgbench import api, composition, config, registry, sweeper
+from dgbench import api, composition, config, sweeper
 from dgbench.cli import sentences, show_report
+from dgbench.lock import RunIsLocked
+from dgbench.writing import CannotWrite
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,15 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     for override in asked.overrides:
         flags.remove(override)
     parsed = composition.parse(asked.overrides)
-    names = {
-        "algorithm": _names(parsed, "algorithm", "erm"),
-        "dataset": _names(parsed, "dataset", "digits_rot"),
-    }
-    for name in names["algorithm"]:
-        registry.algorithms.place(name)
-    for name in names["dataset"]:
-        registry.datasets.place(name)
-    composition.register(names["algorithm"], names["dataset"])
+    algorithm, dataset, _ = (composition.chosen(parsed, group) for group in ("algorithm", "dataset", "protocol"))
+    composition.register(algorithm, dataset)
     lines = [override.input_line or "" for override in parsed]
     if asked.multirun and not (asked.cfg or asked.info or asked.help or asked.hydra_help):
         lines = _stashed(parsed)
@@ -55,13 +50,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _names(parsed: Sequence[Any], key: str, default: str) -> list[str]:
-    for override in parsed:
-        if override.get_key_element() == key:
-            return [text for _, text, _ in sweeper.choices(override)]
-    return [default]
-
-
 def _stashed(parsed: Sequence[Any]) -> list[str]:
     """Hydra composes the application's own settings; what a run is made of goes to the sweeper as it is."""
     kept = [o.input_line for o in parsed if o.is_hydra_override()]
@@ -71,14 +59,18 @@ def _stashed(parsed: Sequence[Any]) -> list[str]:
 
 
 def run_job(composed: DictConfig) -> str | None:
-    """One run: in a worker process its status, on the command line the exit code."""
+    """One run: in a worker process why it could not be written, if so; on the command line the exit code."""
     from dgbench.runner import execute
 
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
-    resolved = config.resolve({str(key): value for key, value in container.items()}) if _is_worker() else None
-    if resolved is not None:
-        return execute(resolved).status
+    if _is_worker():
+        try:
+            execute(config.resolve({str(key): value for key, value in container.items()}))
+        except (RunIsLocked, CannotWrite) as error:
+            # The other runs of the sweep go on; the parent says it.
+            return str(error)
+        return None
     sys.exit(sentences(lambda: _run_one(container)))
 
 
@@ -94,7 +86,9 @@ def _run_one(container: Any) -> int:
     with sweeper.progress_bars(console) as progress:
         steps = progress.add_task(run.label, total=run.protocol.num_steps)
         outcome = execute(run, lambda step: progress.update(steps, completed=step))
-    said = "was complete already" if outcome.skipped else outcome.status
+    said = outcome.status
+    if outcome.skipped:
+        said = "failed before; retry=true tries again" if said == "failed" else "was complete already"
     console.print(
         f"{run.label}: {said}{f': {outcome.reason}' if outcome.reason else ''}", highlight=False, markup=False
     )

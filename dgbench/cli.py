@@ -138,19 +138,10 @@ def demo(
     runs_dir: Annotated[Path, typer.Option(help="Folder that receives the runs.")] = Path("runs/demo"),
 ) -> None:
     """Train a few methods on digits rotated by six angles, each angle left out in turn, and rank them."""
-    from dgbench import sweeper
+    from dgbench import composition, sweeper
     from dgbench.leaderboard.tables import table as make_table
 
-    report = sweeper.run_sweep(
-        [
-            "algorithm=erm,vrex,coral,dann,sam,mixup",
-            "dataset=digits_rot",
-            "test_domains=each",
-            "trial_seed=range(2)",
-            "protocol.num_steps=300",
-            f"runs_dir={runs_dir}",
-        ],
-    )
+    report = sweeper.run_sweep([*composition.demo(), f"runs_dir={runs_dir}"])
     code = show_report(report)
     out.print(make_table([runs_dir]))
     raise typer.Exit(code)

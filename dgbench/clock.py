@@ -37,6 +37,9 @@ class StepClock(pl.Callback):
             values = {
                 f"train/{name}": float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()
             }
+            if pl_module.automatic_optimization and "train/loss" in values:
+                # Lightning divides it by the batches that are accumulated, but not its terms.
+                values["train/loss"] *= trainer.accumulate_grad_batches
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=step)
         pl_module.steps_done += 1

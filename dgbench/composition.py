@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -12,7 +15,7 @@ from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,16 +30,65 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         ValueError: an override that is not `key=value`.
     """
     try:
-        return OverridesParser.create().parse_overrides(_with_network_names(overrides))
+        return OverridesParser.create().parse_overrides([_spelled_out(override) for override in overrides])
     except HydraException as error:
         said = " ".join(str(error).split("See https")[0].split())
         raise ValueError(f"Cannot read an override: {said}. Write key=value, lists as key=[a,b].") from error
 
 
-def _with_network_names(overrides: Iterable[str]) -> list[str]:
-    """`network=NAME` is `network.name=NAME`: a timm model is no file that Hydra could find."""
-    prefix = "network="
-    return [f"network.name={o[len(prefix) :]}" if o.startswith(prefix) else o for o in overrides]
+def _spelled_out(override: str) -> str:
+    """What a person writes and Hydra's grammar does not know.
+
+    `network=NAME` is `network.name=NAME`: a timm model is no file that Hydra could find. A path may begin with `~/`,
+    which no shell expands behind `key=`.
+    """
+    key, equals, value = override.partition("=")
+    if key == "network":
+        key = "network.name"
+    if value.strip("'\"").startswith("~/"):
+        value = QuotedString(text=str(Path(value.strip("'\"")).expanduser()), quote=Quote.single).with_quotes()
+    return f"{key}{equals}{value}"
+
+
+def _configs() -> Path:
+    (folder,) = import_module("dgbench.configs").__path__
+    return Path(folder)
+
+
+def demo() -> list[str]:
+    """The overrides of `dgbench demo`."""
+    return list(OmegaConf.load(_configs() / "demo.yaml"))
+
+
+@functools.cache
+def defaults() -> dict[str, str]:
+    """The method and the data of a command that names none."""
+    config: Any = OmegaConf.load(_configs() / "config.yaml")
+    return {str(k): str(v) for item in config.defaults if not isinstance(item, str) for k, v in item.items()}
+
+
+def presets() -> list[str]:
+    """Names of the protocol's presets."""
+    return sorted(path.stem for path in (_configs() / "protocol").glob("*.yaml"))
+
+
+def chosen(parsed: Iterable[Override], group: str) -> list[str]:
+    """The choices of `algorithm`, `dataset` or `protocol` that some overrides name, each checked to exist.
+
+    Raises:
+        UnknownName: one that does not.
+    """
+    names = [defaults()[group]]
+    for override in parsed:
+        if override.get_key_element() == group:
+            values = override.sweep_iterator() if override.is_discrete_sweep() else [override.value()]
+            names = [str(getattr(value, "text", value)) for value in values]
+    for name in names:
+        if group == "protocol" and name not in presets():
+            raise UnknownName("protocol", name, presets())
+        if group != "protocol":
+            {"algorithm": algorithms, "dataset": datasets}[group].place(name)
+    return names
 
 
 def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[str] = ()) -> None:
@@ -70,14 +122,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         ValueError: anything else that Hydra refuses.
     """
     parsed = parse(overrides)
-    chosen = {"algorithm": ["erm"], "dataset": ["digits_rot"]}
-    for override in parsed:
-        if override.key_or_group in chosen:
-            chosen[override.key_or_group] = [str(override.value())]
-    algorithm, dataset = chosen["algorithm"], chosen["dataset"]
-    for registry, names in ((algorithms, algorithm), (datasets, dataset)):
-        for name in names:
-            registry.place(name)
+    algorithm, dataset, _ = (chosen(parsed, group) for group in ("algorithm", "dataset", "protocol"))
     register(algorithm, dataset)
     lines = [override.input_line or "" for override in parsed]
     try:

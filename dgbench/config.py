@@ -64,6 +64,10 @@ class TrainerOptions:
                 f"trainer.devices={self.devices} trainer.strategy={self.strategy}: a run uses one device in this "
                 "version. Leave them 1 and auto, and start several runs at once with hydra/launcher=joblib."
             )
+        if self.accumulate_grad_batches < 1:
+            raise ValueError(f"trainer.accumulate_grad_batches={self.accumulate_grad_batches}, expected at least 1.")
+        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
+            raise ValueError(f"trainer.gradient_clip_val={self.gradient_clip_val}, expected more than 0, or null.")
         if self.precision not in PRECISIONS:
             raise UnknownName("precision (trainer.precision)", self.precision, PRECISIONS)
 
@@ -250,6 +254,7 @@ def resolve(config: Mapping[str, Any]) -> Run:
             f"test_domains=[{dataset.domain_names[0]}]."
         )
     test = keys.test_domains if isinstance(keys.test_domains, list) else [keys.test_domains]
+    dataset.task.check_scale(dataset.options.target_scale)
     domains = resolve_domains(dataset.domain_names, test, keys.train_domains, keys.val_domains)
 
     protocol = typed(Protocol, nodes["protocol"], "protocol.")

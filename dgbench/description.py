@@ -40,7 +40,9 @@ def header(run: Run) -> dict[str, Any]:
 def _columns(run: Run) -> dict[str, Any]:
     """What tables group by."""
     identity, domains = run.identity, run.domains
-    data, network = identity["dataset"], identity["network"]
+    data = identity["dataset"]
+    # Dropout is drawn with the other hyper-parameters: models that differ in it compete in one cell.
+    network = {key: value for key, value in identity["network"].items() if key != "dropout"}
     return {
         "dataset": run.dataset_name,
         "data": record.identity_hash(data),

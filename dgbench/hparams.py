@@ -17,6 +17,7 @@ from numpy.random import RandomState
 
 from dgbench.registry import UnknownName
 
+OPTIMIZERS = ("adam", "adamw", "sgd")
 REGIMES = ("small", "large", "domain_net")
 
 
@@ -189,6 +190,16 @@ class Optim:
     dropout: float = hparam(0.0, choices(0.0, 0.1, 0.5), "dropout rate on the features", key="resnet_dropout")
     optimizer: str = hparam("adam", fixed("adam"), "adam, adamw or sgd (momentum 0.9)")
     num_steps: int | None = None  # filled from the protocol; no key of its own
+
+    def __post_init__(self) -> None:
+        for name, low in (("lr", 0), ("weight_decay", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"optim.{name}={value}, expected at least {low}.")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"optim.dropout={self.dropout}, expected at least 0 and less than 1.")
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
 
 
 _OPTIM_FACTS: dict[str, dict[str, Any]] = {

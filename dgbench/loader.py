@@ -72,7 +72,7 @@ class _ResidentPool:
 
     def __getitem__(self, rows: Tensor) -> Items:
         rows = rows.to(self.x.device, non_blocking=True)
-        # Many times faster than indexing with a matrix where examples are large.
+        # Faster than indexing with the matrix of rows.
         x, y = (all_.index_select(0, rows.flatten()).unflatten(0, rows.shape) for all_ in (self.x, self.y))
         return Items(as_float(x), y)
 

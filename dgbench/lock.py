@@ -33,6 +33,7 @@ class RunLock:
 
     def __init__(self, path: Path):
         self.path = path
+        self._me: dict[str, Any] | None = None
 
     def is_held(self) -> bool:
         """Whether a live process holds the lock."""
@@ -64,6 +65,7 @@ class RunLock:
                     f"{self.path.parent} is being written by process {holder.get('pid')} on {holder.get('host')}. "
                     "Wait for it, or stop it first."
                 )
+            self._me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
             self._beat()
         stop = threading.Event()
         heart = threading.Thread(target=self._beat_until, args=(stop,), daemon=True)
@@ -73,22 +75,37 @@ class RunLock:
         finally:
             stop.set()
             heart.join()
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            if self._is_mine():
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            self._me = None
+
+    def confirm(self) -> None:
+        """Make sure that a lock taken here is still ours.
+
+        Raises:
+            RunIsLocked: another process took it over while this one was held up.
+        """
+        if self._me is not None and not self._is_mine():
+            raise RunIsLocked(
+                f"{self.path.parent} was taken over by another process while this one was held up. "
+                "Leave it to that one."
+            )
+
+    def _is_mine(self) -> bool:
+        holder = self._holder() or {}
+        return self._me is not None and all(holder.get(key) == value for key, value in self._me.items())
 
     def _beat(self) -> None:
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "heartbeat": time.time(),
-        }
+        holder = {**(self._me or {}), "heartbeat": time.time()}
         replace_file(self.path, lambda file: file.write(json.dumps(holder).encode("utf-8")))
 
     def _beat_until(self, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
             # A full disk must not end the run from here: the writer of the next line will say so.
             with contextlib.suppress(OSError):
+                if not self._is_mine():
+                    return
                 self._beat()
 
 
@@ -110,13 +127,23 @@ def _is_alive(pid: int, started: float | None) -> bool:
         return False
     except PermissionError:
         pass
-    # The number may belong to another process by now.
-    return started is None or _started(pid) == started
+    # The number may belong to another process by now, or to one that is dead but not yet buried.
+    return _started(pid) == started and not _is_zombie(pid)
 
 
 def _started(pid: int) -> float | None:
     """When a process started, in clock ticks since boot; None where the system does not say."""
+    facts = _facts(pid)
+    return float(facts[19]) if facts else None
+
+
+def _is_zombie(pid: int) -> bool:
+    return bool(facts := _facts(pid)) and facts[0] in "ZX"
+
+
+def _facts(pid: int) -> list[str]:
+    """What Linux says of a process, from its state on; empty elsewhere."""
     try:
-        return float(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return []

@@ -121,7 +121,7 @@ def test_domain_sets(wanted: str | int | Sequence[str | int], names: Sequence[st
         return [[name] for name in names]
     if isinstance(wanted, str | int):
         wanted = [wanted]
-    return [_named(wanted, names, "test_domains")]
+    return [named_domains(wanted, names, "test_domains")]
 
 
 def resolve_domains(
@@ -142,9 +142,9 @@ def resolve_domains(
         UnknownName: a name that is no domain of the dataset.
         ValueError: a domain that has two roles, or no domain left to train or test on.
     """
-    tested, validated = _named(test, names, "test_domains"), _named(val or [], names, "val_domains")
+    tested, validated = named_domains(test, names, "test_domains"), named_domains(val or [], names, "val_domains")
     rest = [name for name in names if name not in tested + validated]
-    trained = rest if train is None else _named(train, names, "train_domains")
+    trained = rest if train is None else named_domains(train, names, "train_domains")
     for role, other, shared in (
         ("train_domains", "test_domains", set(trained) & set(tested)),
         ("val_domains", "test_domains", set(validated) & set(tested)),
@@ -161,7 +161,18 @@ def resolve_domains(
     return Domains(tuple(trained), tuple(validated), tuple(tested))
 
 
-def _named(wanted: Sequence[str | int], names: Sequence[str], key: str) -> list[str]:
+def named_domains(wanted: Sequence[str | int], names: Sequence[str], key: str) -> list[str]:
+    """Domains given by name or index, by name and in the dataset's order.
+
+    Args:
+        wanted: names or indices.
+        names: the dataset's domains.
+        key: what they were given for, in messages.
+
+    Raises:
+        UnknownName: a name that is no domain.
+        ValueError: an index out of range.
+    """
     chosen = set()
     for item in wanted:
         # An integer is always an index, also if it came as text.

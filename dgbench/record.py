@@ -64,13 +64,25 @@ class RunFolder:
     def read(self) -> dict[str, Any] | None:
         """What run.json says, or None if there is none."""
         try:
-            return json.loads(self.run_file.read_text("utf-8"))
-        except FileNotFoundError:
+            said = json.loads(self.run_file.read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except json.JSONDecodeError:
+            said = None
+        if not isinstance(said, dict) or not {"run_id", "status"} <= said.keys():
+            raise ValueError(f"{self.run_file} is no record of a run. Delete that folder, or name another.")
+        return said
 
     def write(self, **changes: Any) -> None:
         """Change fields of run.json."""
-        said = {**(self.read() or {}), **changes}
+        self.begin(**{**(self.read() or {}), **changes})
+
+    def begin(self, **said: Any) -> None:
+        """Write run.json anew.
+
+        Raises:
+            CannotWrite: the folder cannot be written.
+        """
         text = json.dumps(_finite(said), indent=1, sort_keys=True) + "\n"
         replace_file(self.run_file, lambda file: file.write(text.encode("utf-8")))
 
@@ -89,6 +101,7 @@ class RunFolder:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one evaluation; it is on the disk when this returns."""
+        self.lock.confirm()
         text = json.dumps(_finite(line)) + "\n"
         with writable(self.path), open(self.lines_file, "ab") as file:
             before = file.tell()

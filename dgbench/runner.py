@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -31,6 +32,9 @@ from dgbench.network import build_network, weights_hash
 from dgbench.record import Interrupted, RunFolder
 from dgbench.splits import make_splits, wanted_splits
 from dgbench.writing import CannotWrite, tidy
+
+# A run that failed this often is tried again only with `retry=true`.
+MAX_FAILURES = 2
 
 # Examples per domain that are read for the statistics of inputs which are not in memory.
 STATISTICS_EXAMPLES = 300
@@ -70,24 +74,24 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
             return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
         tidy(folder.path)
         started = time.perf_counter()
-        said = folder.read() or {}
+        failures = 0 if run.keys.overwrite else (folder.read() or {}).get("failures", 0)
+        # Before anything is deleted: whatever happens from here on, the old results no longer count.
+        folder.begin(**header(run), status="running", failures=failures)
         if run.keys.overwrite:
             shutil.rmtree(folder.checkpoints)
             folder.lines_file.unlink(missing_ok=True)
             folder.create()
-        attempts = 0 if run.keys.overwrite else said.get("attempts", 0)
-        folder.write(**header(run), status="running", reason=None, attempts=attempts + 1)
         try:
             status, reason = _train(run, folder, progress)
         except Interrupted:
-            folder.write(status="interrupted", attempts=attempts)
+            folder.write(status="interrupted")
             raise
         except CannotWrite:
             raise
         except Exception as error:
             logging.getLogger("dgbench").debug("%s failed", run.label, exc_info=True)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            folder.write(status="failed", reason=reason)
+            folder.write(status="failed", reason=reason, failures=failures + 1)
             return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
         folder.write(status=status, reason=reason, finished=time.time())
         folder.resume_file.unlink(missing_ok=True)
@@ -96,13 +100,11 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
 
 def is_done(run: Run, folder: RunFolder) -> bool:
     """Whether there is nothing left to do: complete with all that is wanted, or failed twice."""
-    if run.keys.overwrite:
-        return False
-    said = folder.read()
+    said = None if run.keys.overwrite else folder.read()
     if said is None:
         return False
     if said["status"] == "failed":
-        return said["attempts"] >= 2 and not run.keys.retry
+        return said["failures"] >= MAX_FAILURES and not run.keys.retry
     wanted = {"/".join(pair) for pair in wanted_splits(run)}
     return said["status"] in record.FINISHED and wanted <= set(said["evaluated"])
 
@@ -112,8 +114,7 @@ def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
     seed_everything("init", run.seed)
     task = run.dataset.make_task()
     inside = [splits["in", name] for name in run.domains.train]
-    if not task.is_classification:
-        task.fit_scale(torch.cat([s.domain.targets[s.indices] for s in inside]), run.dataset.options.target_scale)
+    task.fit_scale(torch.cat([s.domain.targets[s.indices] for s in inside]), run.dataset.options.target_scale)
     options = {name: value for name, value in asdict(run.network).items() if name != "name"}
     network = build_network(
         run.network.name, run.dataset.input_shape, task.num_outputs, dropout=run.optim.dropout, **options
@@ -189,7 +190,7 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
         hardware={**_hardware(), "device": _device_name(device)},
     )
     if evaluation.diverged:
-        return "diverged", f"The loss was NaN or infinite at step {algorithm.step - 1}."
+        return "diverged", f"The loss was NaN or infinite by step {algorithm.step - 1}."
     return "complete", None
 
 
@@ -256,15 +257,21 @@ def _resume(folder: RunFolder, algorithm: Algorithm) -> dict[str, Any] | None:
         folder.lines_file.unlink(missing_ok=True)
         folder.keep_weights([])
         return None
-    state = torch.load(folder.resume_file, map_location="cpu", weights_only=True)
-    algorithm.load_state_dict(state["algorithm"]["model"])
+    try:
+        state = torch.load(folder.resume_file, map_location="cpu", weights_only=True)
+        algorithm.load_state_dict(state["algorithm"]["model"])
+    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        # Damaged from outside: what we write is whole. Start anew.
+        logging.getLogger("dgbench").warning("%s cannot be read (%s): the run starts anew.", folder.resume_file, error)
+        folder.resume_file.unlink()
+        return _resume(folder, algorithm)
     folder.keep_lines(state["step"] - 1)
     return state
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Interrupted`, once, wherever the run is."""
+    """SIGINT and SIGTERM raise `Interrupted`, wherever the run is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

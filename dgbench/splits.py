@@ -23,7 +23,10 @@ def make_splits(run: Run) -> dict[tuple[str, str], Split]:
     """All splits of the run's domains, as the protocol says."""
     splits = {}
     fraction, uda_fraction = run.protocol.holdout_fraction, run.protocol.uda_holdout_fraction
+    roles = {*run.domains.train, *run.domains.val, *run.domains.test}
     for index, domain in enumerate(run.dataset.domains):
+        if domain.name not in roles:
+            continue
         inside, outside = split_indices(len(domain), fraction, run.keys.trial_seed, index)
         if domain.name in run.domains.test and uda_fraction > 0:
             inside, unlabeled = split_uda(inside, uda_fraction, run.keys.trial_seed, index)
@@ -33,7 +36,8 @@ def make_splits(run: Run) -> dict[tuple[str, str], Split]:
     for (split, name), part in splits.items():
         if len(part) == 0:
             raise ValueError(
-                f"The {split} split of {name} is empty: the domain has {len(part.domain)} examples and "
-                f"protocol.holdout_fraction={fraction}. Hold out another part, or give the domain more examples."
+                f"The {split} split of {name} is empty: the domain has {len(part.domain)} examples, and "
+                f"protocol.holdout_fraction={fraction}, protocol.uda_holdout_fraction={uda_fraction}. "
+                "Hold out another part, or give the domain more examples."
             )
     return splits

@@ -31,7 +31,7 @@ from rich.progress import (
 from dgbench import composition, config, record
 from dgbench.config import Run
 from dgbench.lock import RunIsLocked
-from dgbench.protocol import test_domain_sets
+from dgbench.protocol import named_domains, test_domain_sets
 from dgbench.writing import replace_file, writable
 
 # Overrides that change which keys there are; the rest only change values.
@@ -65,6 +65,8 @@ def expand(arguments: Sequence[str]) -> list[Job]:
         ValueError: an override that cannot be read, or a value that does not fit.
     """
     overrides = [o for o in composition.parse(arguments) if not o.is_hydra_override()]
+    # What takes one value is in the composition already, its interpolations resolved.
+    swept = {o.get_key_element() for o in overrides if o.is_sweep_override()} - set(GROUPS)
     jobs: dict[str, Job] = {}
     bases: dict[tuple[str, ...], dict[str, Any]] = {}
     for chosen in itertools.product(*map(choices, overrides)):
@@ -74,7 +76,7 @@ def expand(arguments: Sequence[str]) -> list[Job]:
             bases[groups] = composition.compose(lines)
         composed = bases[groups]
         for key, _, value in chosen:
-            if key not in GROUPS:
+            if key in swept:
                 composed = _with(composed, key.lstrip("+").split("."), value)
         for test in _test_domains(composed):
             run = config.resolve({**composed, "test_domains": test})
@@ -103,7 +105,11 @@ def _with(node: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str,
 def _test_domains(composed: Mapping[str, Any]) -> list[list[str]]:
     node = dict(composed["dataset"])
     dataset = config.open_dataset(node.pop("name"), composed["data_dir"], node)
-    return test_domain_sets(composed["test_domains"], dataset.domain_names)
+    names = dataset.domain_names
+    if composed["test_domains"] == "each":
+        taken = [*(composed["val_domains"] or []), *(composed["train_domains"] or [])]
+        names = tuple(name for name in names if name not in named_domains(taken, names, "val_domains"))
+    return test_domain_sets(composed["test_domains"], names)
 
 
 def pending(jobs: Iterable[Job]) -> list[Job]:
@@ -135,7 +141,9 @@ def run_sweep(
         jobs = expand(arguments)
         todo = pending(jobs)
     if not todo:
-        console.print(f"Nothing to do: {len(jobs)} of {len(jobs)} runs are done.")
+        failed = sum(job.run.folder.status() == "failed" for job in jobs)
+        also = f", {failed} failed before (retry=true tries them again)" if failed else ""
+        console.print(f"Nothing to do: {len(jobs) - failed} of {len(jobs)} runs are done{also}.")
     else:
         for runs_dir in {job.run.keys.runs_dir for job in jobs}:
             _write_plan(

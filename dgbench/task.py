@@ -69,15 +69,9 @@ class Task(nn.Module):
         Raises:
             ValueError: an unknown `how`, or a classification task with any but `none`.
         """
-        if how not in ("standard", "minmax", "none"):
-            raise ValueError(f"dataset.target_scale={how!r}, expected standard, minmax or none.")
+        self.check_scale(how)
         if how == "none":
             return
-        if self.is_classification:
-            raise ValueError(
-                f"dataset.target_scale={how!r} scales regression targets, but this task is a classification. "
-                "Leave it none."
-            )
         y = y.double()
         if how == "standard":
             shift, scale = y.mean(0), y.std(0, correction=0)
@@ -85,6 +79,20 @@ class Task(nn.Module):
             shift, scale = y.amin(0), y.amax(0) - y.amin(0)
         self.shift.copy_(shift)
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+    def check_scale(self, how: str) -> None:
+        """Refuse a scale that is not known, or that this task has no use for.
+
+        Raises:
+            ValueError: it is one of these.
+        """
+        if how not in ("standard", "minmax", "none"):
+            raise ValueError(f"dataset.target_scale={how!r}, expected standard, minmax or none.")
+        if how != "none" and self.is_classification:
+            raise ValueError(
+                f"dataset.target_scale={how!r} scales regression targets, but this task is a classification. "
+                "Leave it none."
+            )
 
     def encode(self, y: Tensor) -> Tensor:
         """Regression targets (..., C) from original units into the inner scale."""

@@ -54,12 +54,14 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
 def _rebuild(said: Mapping[str, Any]) -> Algorithm:
     identity, model = said["identity"], said["model"]
     task = Task(**model["task"])
-    options = {key: value for key, value in identity["network"].items() if key not in ("name", "weights", "compile")}
+    # Weights and input statistics come from the checkpoint, wherever they came from first.
+    left_out = ("name", "weights", "normalise", "compile")
+    options = {key: value for key, value in identity["network"].items() if key not in left_out}
     network: Network = build_network(
         identity["network"]["name"], tuple(model["input_shape"]), task.num_outputs, **options
     )
-    # The weights come from the checkpoint, wherever they came from first.
     network.pretrained = model["pretrained"]
+    network.recipe |= {"normalise": identity["network"]["normalise"], "weights": identity["network"]["weights"]}
     cls = algorithms[identity["algorithm"]["name"]]
     return build_algorithm(
         cls,

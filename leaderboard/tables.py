@@ -112,7 +112,8 @@ def table(
         raise UnknownName("format", format, FORMATS)
     found = record.runs(runs)
     if found.is_empty():
-        raise ValueError(f"No runs under {runs}. Name the runs_dir of a sweep, or let it begin.")
+        where = ", ".join(map(str, [runs] if isinstance(runs, str | Path) else runs))
+        raise ValueError(f"No runs under {where}. Name the runs_dir of a sweep, or let it begin.")
     if with_cells(found).is_empty():
         raise ValueError(
             f"None of the {len(found)} runs tests on one domain alone, which {criterion} needs. "

@@ -5,12 +5,14 @@ import math
 import multiprocessing
 import os
 import socket
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from dgbench import record
-from dgbench.lock import STALE_SECONDS, RunIsLocked, RunLock
+from dgbench.lock import STALE_SECONDS, RunIsLocked, RunLock, _started
 from dgbench.record import RunFolder
 from dgbench.writing import CannotWrite, replace_file, tidy, writable
 
@@ -87,7 +89,7 @@ def test_other_errors_of_the_system_keep_their_reason(tmp_path):
 
 def test_the_status_of_a_run_follows_its_lock(folder):
     assert folder.status() is None
-    folder.write(status="running")
+    folder.write(run_id="run", status="running")
     assert folder.status() == "interrupted"
     with folder.lock.held():
         assert folder.status() == "running"
@@ -159,3 +161,22 @@ def test_a_path_that_is_no_folder_is_a_sentence(tmp_path):
 def test_identity_hashes_do_not_depend_on_the_order_of_keys():
     assert record.identity_hash({"a": 1, "b": [2.5]}) == record.identity_hash({"b": [2.5], "a": 1})
     assert len(record.identity_hash({})) == 16
+
+
+def test_a_zombie_holds_no_lock(folder):
+    process = subprocess.Popen(["true"])
+    pid = process.pid
+    deadline = time.time() + 10
+    while " Z " not in Path(f"/proc/{pid}/stat").read_text() and time.time() < deadline:
+        time.sleep(0.01)
+    write_lock(folder, pid=pid, started=_started(pid))
+    assert not folder.is_locked()
+    process.wait()
+
+
+def test_a_lock_that_another_process_took_over_stops_the_writer(folder):
+    with folder.lock.held():
+        write_lock(folder, host="elsewhere", pid=1)
+        with pytest.raises(RunIsLocked, match=r"was taken over by another process .* Leave it to that one"):
+            folder.append({"step": 0})
+    assert folder.lock.path.exists(), "the other's lock stays"

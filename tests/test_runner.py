@@ -20,6 +20,18 @@ from dgbench.writing import CannotWrite
 from tests import children
 
 
+KILL_AT_LAST_ROW = """
+import os, signal
+from dgbench import record
+before = record.RunFolder.append
+def append(self, line):
+    before(self, line)
+    if line["step"] == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+record.RunFolder.append = append
+"""
+
+
 @pytest.fixture
 def keys(tmp_path):
     return {
@@ -101,7 +113,7 @@ def test_a_nan_loss_ends_as_diverged_with_its_step(keys, monkeypatch):
     monkeypatch.setattr(ERM, "loss", loss)
     outcome = dgbench.train(**keys)
 
-    assert (outcome.status, outcome.reason) == ("diverged", "The loss was NaN or infinite at step 4.")
+    assert (outcome.status, outcome.reason) == ("diverged", "The loss was NaN or infinite by step 4.")
     assert steps(outcome) == [0, 3, 4]
     assert RunFolder(outcome.folder).lines()[-1]["values"]["in/rot0/nll"] is None  # JSON has no NaN
     assert dgbench.train(**keys).skipped
@@ -293,3 +305,54 @@ def test_an_empty_split_is_refused(keys):
     outcome = dgbench.train(**keys, **{"protocol.holdout_fraction": 0.001})
     assert outcome.status == "failed"
     assert "split of rot0 is empty" in outcome.reason
+
+
+def test_overwriting_makes_the_old_results_not_count_before_it_deletes_them(keys, monkeypatch):
+    outcome = dgbench.train(**keys)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dgbench.train(**keys, overwrite=True)
+    assert RunFolder(outcome.folder).status() == "interrupted"
+    again = dgbench.train(**keys)
+    assert (again.status, again.skipped, steps(again)) == ("complete", False, [0, 3, 6])
+
+
+def test_a_damaged_checkpoint_starts_the_run_anew(keys, tmp_path, caplog):
+    log = tmp_path / "log"
+    children.train(keys, log, KILL_AT_LAST_ROW)
+    (folder,) = record.find(keys["runs_dir"])
+    whole = folder.resume_file.read_bytes()
+    folder.resume_file.write_bytes(whole[: len(whole) // 2])
+
+    outcome = dgbench.train(**keys)
+
+    assert (outcome.status, steps(outcome)) == ("complete", [0, 3, 6])
+    assert "resume.pt cannot be read" in caplog.text
+    assert "the run starts anew" in caplog.text
+
+
+def test_a_run_that_started_from_weights_is_loaded_without_them(keys, tmp_path):
+    first = dgbench.train(**keys)
+    weights = tmp_path / "weights.pt"
+    torch.save(dgbench.load(first.folder).network.state_dict(), weights)
+    second = dgbench.train(**{**keys, "network.weights": str(weights), "seed": 3})
+    weights.unlink()
+
+    model = dgbench.load(second.folder)
+
+    assert model.network.pretrained
+    assert model.network.recipe == said(second)["identity"]["network"]
+    assert said(second)["identity"]["network"]["weights"].startswith("sha256:")
+
+
+def test_a_folder_that_holds_no_record_is_named(keys, tmp_path):
+    outcome = dgbench.train(**keys)
+    for content in ("", '{"foo": 1}', "[]"):
+        (outcome.folder / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"run\.json is no record of a run\. Delete that folder, or name another"):
+            dgbench.train(**keys)

@@ -163,3 +163,56 @@ def test_hydras_own_flags_behave(tmp_path):
     helped = dgbench_command("train", "--help", cwd=tmp_path)
     assert helped.returncode == 0, helped.stderr
     assert "vrex" in helped.stdout
+
+
+def test_drawn_hyper_parameters_compete_in_one_table(tmp_path):
+    dgbench.sweep(dataset="digits_color", test_domains=["plus90"], hparams_seed=range(4), runs_dir=str(tmp_path), **FEW)
+    dropouts = {json.loads(p.read_text())["identity"]["optim"]["dropout"] for p in tmp_path.glob("*/run.json")}
+    assert len(dropouts) > 1
+    (sheet,) = dgbench.table(str(tmp_path)).sheets
+    assert "4 hparams draws" in sheet.subtitle
+
+
+def test_each_leaves_out_the_domains_that_validate():
+    jobs = sweeper.expand(["dataset=digits_color", "test_domains=each", "val_domains=[plus80]"])
+    assert [(job.run.domains.test, job.run.domains.val) for job in jobs] == [
+        (("plus90",), ("plus80",)),
+        (("minus90",), ("plus80",)),
+    ]
+
+
+def test_the_environment_is_read_on_both_routes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOMEWHERE", str(tmp_path / "here"))
+    (job,) = sweeper.expand(["test_domains=[0]", "runs_dir=${oc.env:SOMEWHERE}"])
+    assert job.run.keys.runs_dir == str(tmp_path / "here")
+
+
+def test_the_home_folder_is_understood_behind_a_key(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/x")
+    (override,) = composition.parse(["dataset.root=~/photos"])
+    assert override.value() == "/home/x/photos"
+    (override,) = composition.parse(["dataset.root='~/my photos'"])
+    assert override.value() == "/home/x/my photos"
+
+
+def test_nothing_to_do_tells_what_failed_and_how_to_try_again(tmp_path, monkeypatch, capsys):
+    def loss(self, batch):
+        raise RuntimeError("no")
+
+    keys = {"dataset": "digits_color", "test_domains": ["plus90"], "runs_dir": str(tmp_path), **FEW}
+    with monkeypatch.context() as broken:
+        broken.setattr(ERM, "loss", loss)
+        for _ in range(3):
+            dgbench.sweep(**keys)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Nothing to do: 0 of 1 runs are done, 1 failed before (retry=true tries them again)." in said
+
+
+def test_a_runs_dir_that_is_a_file_is_a_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    for flags in ([], ["-m"]):
+        monkeypatch.setattr(sys, "argv", ["dgbench", "train", *flags, "test_domains=[0]", f"runs_dir={tmp_path}/file"])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        assert exit_.value.code == 1
+        assert "Cannot write under" in capsys.readouterr().err

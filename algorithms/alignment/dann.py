@@ -60,6 +60,10 @@ class HParams:
     mlp_depth: int = hparam(3, choices(3, 4, 5), "discriminator's linear layers")
     mlp_dropout: float = hparam(0.0, choices(0.0, 0.1, 0.5), "discriminator's dropout rate")
 
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise UnknownName("form of DANN", self.form, FORMS)
+
 
 class DANN(Algorithm):
     """Minimise `R - lambda * L` over the network and `L` over the discriminator.
@@ -76,8 +80,6 @@ class DANN(Algorithm):
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):
         super().__init__(task, network, num_domains, optim, hp)
-        if hp.form not in FORMS:
-            raise UnknownName("form of DANN", hp.form, FORMS)
         self.automatic_optimization = hp.form == "grl"
         shape = {"width": hp.mlp_width, "depth": hp.mlp_depth, "dropout": hp.mlp_dropout}
         self.discriminator = mlp(network.feature_dim, num_domains, **shape)

@@ -5,6 +5,7 @@ Imported at every start of a Hydra application, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
@@ -44,6 +45,7 @@ class DGBenchSweeper(Sweeper):
 
             def launch(jobs: Any) -> None:
                 for job in self.launcher.launch([list(job) for job in jobs], initial_job_idx=0):
-                    _ = job.return_value  # raises what the job raised
+                    if job.return_value is not None:  # raises what the job raised
+                        print(job.return_value, file=sys.stderr)
 
         run_jobs([*arguments, *self.arguments], launch)
