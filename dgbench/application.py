@@ -11,7 +11,6 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
-from hydra_plugins.dgbench_sweeper import DGBenchSweeper
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from dgbench import api, composition, config, sweeper
 from dgbench.cli import sentences, show_report
 from dgbench.lock import RunIsLocked
 from dgbench.writing import CannotWrite
+from hydra_plugins.dgbench_sweeper import DGBenchSweeper
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -247,13 +247,15 @@ def draw(
     39
     """
     root = seed_hash(hparams_seed, trial_seed)
+    generator = RandomState(0)  # seeding one anew is much cheaper than making one for each value
     values = {}
     for name, fact in facts(hparams, overrides).items():
         choice = fact.choice(regime)
         if hparams_seed == 0:
             values[name] = choice.default
         else:
-            values[name] = choice.sampler.sample(RandomState(seed_hash(root, fact.key)))
+            generator.seed(seed_hash(root, fact.key))
+            values[name] = choice.sampler.sample(generator)
     return hparams(**copy.deepcopy(values))  # a list among them is the instance's own
 
 

@@ -57,6 +57,7 @@ class Registry:
     def __init__(self, kind: str, shelf: str, base: str, *, only: str | None = None, without: tuple[str, ...] = ()):
         self.kind, self.shelf, self.base = kind, shelf, base
         self._only, self._without = only, without
+        self._classes: dict[str, Any] = {}
 
     def places(self) -> dict[str, Place]:
         """Name to place, sorted by name.
@@ -109,6 +110,11 @@ class Registry:
             UnknownName: no file of that name.
             ComponentError: the file cannot be imported, or does not hold exactly one public component.
         """
+        if name not in self._classes:
+            self._classes[name] = self._imported(name)
+        return self._classes[name]
+
+    def _imported(self, name: str) -> Any:
         place = self.place(name)
         try:
             module = import_module(place.module)

@@ -178,6 +178,9 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
         trainer.callbacks.append(evaluation)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        elif not torch.cuda.is_available():
+            # Lightning turns this on, and then every step of Adam asks the driver for GPUs that are not there.
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
         trainer.fit(
             algorithm,
             TrainingLoader(_batches(run, splits, algorithm, device), algorithm, num_steps, run.keys.workers),

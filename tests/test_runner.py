@@ -8,17 +8,16 @@ import time
 
 import pytest
 import torch
-from dgbench.algorithms.erm import ERM
 
 import dgbench
 import dgbench.config
 import dgbench.protocol
 from dgbench import record
+from dgbench.algorithms.erm import ERM
 from dgbench.lock import RunIsLocked
 from dgbench.record import RunFolder
 from dgbench.writing import CannotWrite
 from tests import children
-
 
 KILL_AT_LAST_ROW = """
 import os, signal

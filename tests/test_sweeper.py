@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from dgbench.algorithms.erm import ERM
 
 import dgbench
 from dgbench import cli, composition, config, sweeper
+from dgbench.algorithms.erm import ERM
 from dgbench.api import literal
 from dgbench.registry import UnknownName
 

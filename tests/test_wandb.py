@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import wandb
-from dgbench.algorithms.erm import ERM
 
 import dgbench
 from dgbench import wandb_logger
+from dgbench.algorithms.erm import ERM
 from dgbench.evaluation import Evaluation
 from dgbench.record import Interrupted
 from dgbench.wandb_logger import WandbLogger

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from dgbench.leaderboard import render
 from polars.testing import assert_frame_equal
 from rich.console import Console
 
 import dgbench
+from dgbench.leaderboard import render
 from tests.fabricate import DOMAINS, make_run, make_runs, make_scores
 
 
