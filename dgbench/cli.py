@@ -59,19 +59,21 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises `Interrupted`: typer would end on a KeyboardInterrupt without a word."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # whoever started this process has other plans
-        return
+    """Ctrl-C and SIGTERM raise `Interrupted`, so that a sentence is said and a launcher stops its workers."""
 
     def stop(number: int, frame: Any) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    signal.signal(signal.SIGINT, stop)
+    # Other handlers mean that whoever started this process has other plans.
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
+    for number in ours:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def sentences(command: Callable[[], Any]) -> int:

@@ -167,10 +167,12 @@ def test_check_looks_for_data_where_it_is_told(command, monkeypatch):
     assert asked == ["/photos", "/elsewhere"]
 
 
-def test_ctrl_c_is_a_sentence_in_every_command(command, monkeypatch):
-    monkeypatch.setattr("dgbench.sheet.algorithm", lambda name: signal.raise_signal(signal.SIGINT))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_being_stopped_is_a_sentence_in_every_command(number, command, monkeypatch):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("dgbench.sheet.algorithm", lambda name: signal.raise_signal(number))
     assert command("show", "algorithm", "erm") == (130, "", "Stopped. The same command continues.\n")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) == before
 
 
 def test_ctrl_c_stops_a_sweep_so_that_it_continues(tmp_path):
