@@ -20,7 +20,7 @@ class UnknownName(LookupError):
     def __init__(self, what: str, name: object, known: Iterable[str]):
         known = list(known)
         near = difflib.get_close_matches(str(name), known, n=1) or [
-            k for k in known if name and k.startswith(str(name))
+            k for k in known if len(str(name)) > 2 and k.startswith(str(name))
         ]
         hint = f" Did you mean {near[0]!r}?" if near else ""
         super().__init__(f"{name!r} is not a known {what}.{hint} Known: {', '.join(known) or 'none'}.")
