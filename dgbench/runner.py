@@ -30,6 +30,7 @@ from dgbench.evaluation import Evaluation, Evaluator
 from dgbench.loader import Batches, Split, TrainingLoader
 from dgbench.network import build_network, weights_hash
 from dgbench.record import Interrupted, RunFolder
+from dgbench.registry import algorithms
 from dgbench.splits import make_splits, wanted_splits
 from dgbench.writing import CannotWrite, tidy
 
@@ -119,6 +120,8 @@ def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
     network = build_network(
         run.network.name, run.dataset.input_shape, task.num_outputs, dropout=run.optim.dropout, **options
     )
+    if algorithms[run.algorithm].needs.metadata and any(split.domain.metadata is None for split in inside):
+        raise ValueError(f"{run.algorithm} needs domain metadata, which {run.dataset_name} does not have.")
     if network.recipe["normalise"] == "data":
         network.normalise.fit(torch.cat([_sampled(split) for split in inside]))
     return build_algorithm(

@@ -55,7 +55,8 @@ def test_without_a_seed_the_generators_are_left_alone():
     assert not set(noise(5)) & set(noise(6))
 
 
-def test_every_entry_of_the_loss_is_logged_by_step():
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_every_entry_of_the_loss_is_logged_by_step(accumulated):
     class Memory(pl.loggers.logger.DummyLogger):
         def __init__(self):
             super().__init__()
@@ -65,7 +66,7 @@ def test_every_entry_of_the_loss_is_logged_by_step():
             self.rows.append((step, metrics))
 
     memory = Memory()
-    algorithm = fit(build(), 5, logger=memory, log_every_n_steps=2)
+    algorithm = fit(build(), 5, logger=memory, log_every_n_steps=2, accumulate_grad_batches=accumulated)
     rows = [(step, row) for step, row in memory.rows if "train/loss" in row]
     assert [step for step, _ in rows] == [0, 2, 4]
     for step, row in rows:

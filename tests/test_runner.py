@@ -1,5 +1,6 @@
 """One run: its statuses, what stops it, what it keeps, and how it is read back."""
 
+import dataclasses
 import json
 import os
 import re
@@ -355,3 +356,10 @@ def test_a_folder_that_holds_no_record_is_named(keys, tmp_path):
         (outcome.folder / "run.json").write_text(content)
         with pytest.raises(ValueError, match=r"run\.json is no record of a run\. Delete that folder, or name another"):
             dgbench.train(**keys)
+
+
+def test_a_method_that_needs_metadata_is_refused_where_there_is_none(keys, monkeypatch):
+    monkeypatch.setattr(ERM, "needs", dataclasses.replace(ERM.needs, metadata=True))
+    outcome = dgbench.train(**keys)
+    assert outcome.status == "failed"
+    assert outcome.reason == "ValueError: erm needs domain metadata, which digits_rot does not have."

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import dgbench
-from dgbench import cli, composition, config, sweeper
+from dgbench import application, cli, composition, config, sweeper
 from dgbench.algorithms.erm import ERM
 from dgbench.api import literal
 from dgbench.registry import UnknownName
@@ -216,3 +217,14 @@ def test_a_runs_dir_that_is_a_file_is_a_sentence(tmp_path, monkeypatch, capsys):
             cli.main()
         assert exit_.value.code == 1
         assert "Cannot write under" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_writes_does_not_end_a_workers_sweep(tmp_path, monkeypatch):
+    lines = ["dataset=digits_color", "test_domains=[0]", f"runs_dir={tmp_path}", *FEW_TEXT]
+    (job,) = sweeper.expand(lines)
+    monkeypatch.setattr(application, "_is_worker", lambda: True)
+    job.run.folder.create()
+    with job.run.folder.lock.held():
+        assert "is being written by process" in (application.run_job(OmegaConf.create(job.run.config)) or "")
+    assert application.run_job(OmegaConf.create({**job.run.config, "test_domains": [0]})) is None
+    assert job.run.folder.status() == "complete"
