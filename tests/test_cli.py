@@ -167,9 +167,10 @@ def test_check_looks_for_data_where_it_is_told(command, monkeypatch):
     assert asked == ["/photos", "/elsewhere"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_being_stopped_is_a_sentence_in_every_command(number, command, monkeypatch):
-    before = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}[number]
+@pytest.mark.parametrize(
+    ("number", "before"), [(signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)]
+)
+def test_being_stopped_is_a_sentence_in_every_command(number, before, command, monkeypatch):
     signal.signal(number, before)  # a background shell starts its jobs with SIGINT ignored
     monkeypatch.setattr("dgbench.sheet.algorithm", lambda name: signal.raise_signal(number))
     assert command("show", "algorithm", "erm") == (130, "", "Stopped. The same command continues.\n")
