@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from dgbench.dataset import Card, MultiDomainDataset, TensorDomain
+from dgbench.dataset import Card, GeneratedOptions, MultiDomainDataset, TensorDomain
 
 NUM_IMAGES = 1797
 
 
 class DigitsDataset(MultiDomainDataset):
     """A dataset computed from the 1797 handwritten digits that scikit-learn ships."""
+
+    Options = GeneratedOptions
+    options: GeneratedOptions
 
     def sources(self) -> Iterable[Path]:
         """The compressed table of pixels inside scikit-learn."""

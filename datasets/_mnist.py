@@ -8,23 +8,29 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dgbench.dataset import Card, FileOptions, MissingData, MultiDomainDataset
+from dgbench.dataset import Card, FileOptions, GeneratedOptions, MissingData, MultiDomainDataset
 
 IMAGE_FILES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
 LABEL_FILES = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049
 
 
+@dataclass(kw_only=True)
+class MnistOptions(FileOptions, GeneratedOptions):
+    """Options of a dataset computed from MNIST."""
+
+
 class MnistDataset(MultiDomainDataset):
     """A dataset computed from the 70,000 images of MNIST, training and test set together."""
 
-    Options = FileOptions
-    options: FileOptions
+    Options = MnistOptions
+    options: MnistOptions
 
     def sources(self) -> Iterable[Path]:
         """The four files, plain or gzipped."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dgbench.dataset import MultiDomainDataset
+from dgbench.dataset import GeneratedOptions, MultiDomainDataset
 
 PHOTOGRAPHS = {
     "astronaut": ("skimage", "data/astronaut.png"),
@@ -33,6 +33,9 @@ STRIDE = 16
 
 class PhotographDataset(MultiDomainDataset):
     """A dataset cut out of one photograph per class."""
+
+    Options = GeneratedOptions
+    options: GeneratedOptions
 
     def sources(self) -> Iterable[Path]:
         """The photographs inside the packages."""

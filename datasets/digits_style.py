@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from dgbench.dataset import DatasetOptions, TensorDomain, option
+from dgbench.dataset import GeneratedOptions, TensorDomain, option
 
 from ._digits import DigitsDataset, digits_card, gray_domain, load_images, partition
 
@@ -41,7 +41,7 @@ STYLES: dict[str, Style] = {
 
 
 @dataclass(kw_only=True)
-class DigitsStyleOptions(DatasetOptions):
+class DigitsStyleOptions(GeneratedOptions):
     """Options of `DigitsStyle`."""
 
     exclude_invert: bool = option(False, "leave out the inverted domain, which alone decides the mean")

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from dgbench import api, composition, config, sweeper
-from dgbench.cli import sentences, show_report
+from dgbench.cli import show_report
+from dgbench.console import sentences
 from dgbench.lock import RunIsLocked
 from dgbench.writing import CannotWrite
 from hydra_plugins.dgbench_sweeper import DGBenchSweeper

@@ -10,14 +10,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dgbench.dataset import DOMAIN_NAME, Card, DatasetOptions, FileOptions, ImageOptions, MultiDomainDataset
+from dgbench.dataset import (
+    DOMAIN_NAME,
+    Card,
+    DatasetOptions,
+    GeneratedOptions,
+    ImageOptions,
+    MultiDomainDataset,
+)
 from dgbench.finding import Clause, Violation, clause
 from dgbench.hparams import REGIMES
 from dgbench.network import NETWORKS
+from dgbench.protocol import SPLITS
 
 CLAUSES: list[Clause] = []
 HEADINGS = ("Domains", "Classes", r"\w+ per domain", "Licence", "Source", "Splits", "Known defects", "Reference")
-COMMON = {field.name for kind in (FileOptions, ImageOptions) for field in dataclasses.fields(kind)}
+COMMON = {field.name for kind in (GeneratedOptions, ImageOptions) for field in dataclasses.fields(kind)}
 
 
 @dataclass
@@ -69,6 +77,9 @@ def card(subject: Subject) -> None:
     def are(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, tuple) and all(map(test, value))
 
+    def is_part(value: Any) -> bool:
+        return isinstance(value, tuple) and set(value) <= set(found.domains)
+
     expected: dict[str, tuple[Callable[[Any], bool], str]] = {
         "domains": (are(lambda v: is_text(v) and bool(DOMAIN_NAME.fullmatch(v))), "a tuple of names like art_painting"),
         "sizes": (are(is_positive), "a tuple of positive integers"),
@@ -81,6 +92,9 @@ def card(subject: Subject) -> None:
         "weights": (lambda v: v is None or is_text(v), "a tag of timm's or None"),
         "num_steps": (is_positive, "a positive integer"),
         "evaluate_every": (is_positive, "a positive integer"),
+        "splits": (lambda v: v in SPLITS, f"one of {', '.join(SPLITS)}"),
+        "train_domains": (lambda v: is_part(v), "a tuple of some of its domains"),
+        "test_domains": (lambda v: is_part(v), "a tuple of some of its domains"),
         "checksums": (
             lambda v: isinstance(v, Mapping) and all(map(is_text, [*v, *v.values()])),
             "a mapping of file names to sums",

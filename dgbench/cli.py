@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 import dgbench
 from dgbench import registry
-from dgbench.record import Interrupted
-from dgbench.registry import ComponentError, UnknownName
+from dgbench.console import PAGE_WIDTH, duration, err, interruptible, listing, out, sentences
+from dgbench.registry import UnknownName
 
 if TYPE_CHECKING:
     from dgbench.sweeper import Report
@@ -30,73 +24,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# What is piped is cut by whoever reads it, not here.
-PIPED_WIDTH = 200
-# Beyond this, lines of prose are hard to read.
-PAGE_WIDTH = 100
-
-
-def _console(*, stderr: bool = False) -> Console:
-    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if is_terminal or "COLUMNS" in os.environ else PIPED_WIDTH)
-
-
-out = _console()
-err = _console(stderr=True)
-
 Runs = Annotated[list[Path], typer.Argument(help="Folders of runs (a sweep's runs_dir), or single runs.")]
 KINDS = {"algorithms": registry.algorithms, "datasets": registry.datasets}
 
 
 def main() -> None:
     """Run the command; what a user can cause ends in a sentence, not in a trace."""
-    with _interruptible():
+    with interruptible():
         if sys.argv[1:2] == ["train"]:
             # Hydra reads the command line itself: its flags, its help, its launchers.
             sys.exit(sentences(lambda: _train(sys.argv[2:])))
         sys.exit(sentences(lambda: app(prog_name="dgbench")))
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise `Interrupted`, so that a sentence is said and a launcher stops its workers."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    # Other handlers mean that whoever started this process has other plans.
-    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    ours = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
-    for number in ours:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, usual[number])
-
-
-def sentences(command: Callable[[], Any]) -> int:
-    """Call a command; what a user or the disk can cause becomes a sentence and an exit code."""
-    try:
-        code = command()
-    except (KeyboardInterrupt, Interrupted):
-        err.print("Stopped. The same command continues.")
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has seen enough; Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (UnknownName, ComponentError, ValueError, OSError, RuntimeError) as error:
-        err.print(f"[red]Error:[/red] {escape(_text(error))}", highlight=False, soft_wrap=True)
-        return 1
-    return code if isinstance(code, int) else 0
-
-
-def _text(error: BaseException) -> str:
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def _version(is_asked: bool) -> None:
@@ -164,22 +102,7 @@ def list_(
         rows = [(name, place.family, _first_line(place.path)) for name, place in places]
     else:
         raise UnknownName("shelf", shelf, KINDS)
-    out.print(_grid(rows))
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> Table:
-    """Rows of one line each, the first cell bold; where the line is too short, the last cell ends in an ellipsis."""
-    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    # A column in which no row says anything is left out.
-    *names, last = [column for column in zip(*rows, strict=True) if any(column)]
-    room = out.width - sum(max(map(len, column)) + 2 for column in names)
-    for column in names:
-        grid.add_column(style="bold" if column is names[0] else "", no_wrap=True)
-    for *cells, text in zip(*names, last, strict=True):
-        sentence = Text(text)
-        sentence.truncate(room, overflow="ellipsis")
-        grid.add_row(*map(Text, cells), sentence)
-    return grid
+    out.print(listing(rows))
 
 
 def _first_line(path: Path) -> str:
@@ -221,18 +144,12 @@ def status(runs: Runs) -> None:
     out.print(grid)
     if said["left"]:
         seconds = said["seconds_left"]
-        guess = "unknown until a run is complete" if seconds != seconds else f"about {_duration(seconds)}"
+        guess = "unknown until a run is complete" if seconds != seconds else f"about {duration(seconds)}"
         out.print(f"{said['left']} of {said['planned']} runs left; time left: {guess}.", highlight=False)
     elif said["planned"]:
         out.print(f"Nothing left of the {said['planned']} runs asked for.", highlight=False)
     for label, reason in said["failures"]:
         out.print(f"  {label}: {reason}", highlight=False, soft_wrap=True, markup=False)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 @app.command()

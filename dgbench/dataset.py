@@ -40,6 +40,12 @@ class Card:
     """Training steps of the standard protocol."""
     evaluate_every: int
     """Steps between evaluations in the standard protocol."""
+    splits: str = "random"
+    """The standard protocol's: random, or official where the data declare theirs."""
+    train_domains: tuple[str, ...] = ()
+    """Domains that the data designate to train on; empty: leave out one after the other."""
+    test_domains: tuple[str, ...] = ()
+    """Domains that the data designate to test on, all in one run: what `test_domains=each` then stands for."""
     licence: str
     source: str
     """Where the data come from and how to get them."""
@@ -61,8 +67,14 @@ def option(default: Any, doc: str) -> Any:
 class DatasetOptions:
     """Options every dataset has; a dataset with more inherits from this class."""
 
-    data_seed: int = option(0, "seed of everything random in the data; files that are only read ignore it")
     target_scale: str = option("none", "inner scale of regression targets: standard, minmax or none")
+
+
+@dataclass(kw_only=True)
+class GeneratedOptions(DatasetOptions):
+    """Options of a dataset that draws something at random."""
+
+    data_seed: int = option(0, "seed of everything random in the data")
 
 
 @dataclass(kw_only=True)
@@ -148,7 +160,7 @@ class MultiDomainDataset:
     """Several domains that share a task.
 
     A subclass gives `card` and `load`; one with options of its own also `Options`. Whatever is random in `load` draws
-    from `options.data_seed` alone.
+    from `options.data_seed` alone, and `Options` inherits from `GeneratedOptions`.
 
     Args:
         data_dir: folder under which datasets keep their files.
@@ -158,7 +170,8 @@ class MultiDomainDataset:
     card: ClassVar[Card]
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     splits: Mapping[str, Mapping[str, Tensor]] | None = None
-    """Official splits, {split: {domain: indices}}; None if the data declare none."""
+    """Official splits, {split: {domain: indices}}, set by `load`: `in` of the domains that may train, `val` if
+    there is one, `test` of the domains that may be tested on; disjoint within a domain. None if there are none."""
 
     def __init__(self, data_dir: str | Path | None = None, **options: Any):
         self.data_dir = Path(data_dir if data_dir is not None else "data").expanduser()

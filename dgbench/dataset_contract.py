@@ -10,6 +10,7 @@ from torch import Tensor
 from dgbench.card_contract import Subject
 from dgbench.dataset import (
     Domain,
+    GeneratedOptions,
     MissingData,
     MultiDomainDataset,
     as_float,
@@ -230,8 +231,10 @@ def _different(a: MultiDomainDataset, b: MultiDomainDataset) -> list[str]:
 
 @clause(CLAUSES, after=["deterministic"])
 def data_seed(subject: Subject) -> None:
-    """If `data_seed` changes the examples, it changes neither the domains nor the sizes that the card states."""
+    """`data_seed` changes examples, but neither the domains nor the sizes that the card states."""
     dataset = subject.dataset
+    if not isinstance(dataset.options, GeneratedOptions):
+        raise NotApplicable("It draws nothing at random: it has no data_seed.")
     other = subject.construct(data_seed=dataset.options.data_seed + 1)
     if dataset.domain_names != other.domain_names:
         raise Violation(
@@ -245,7 +248,10 @@ def data_seed(subject: Subject) -> None:
             "Draw a fixed number, or leave card.sizes empty."
         )
     if not _different(dataset, other):
-        raise NotApplicable("data_seed has no effect: its files are only read.")
+        raise Violation(
+            "Another data_seed gives the same examples, expected others. "
+            "Draw from it, or inherit Options from DatasetOptions, which has none."
+        )
 
 
 @clause(CLAUSES, after=["deterministic"])

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 SAMPLINGS = ("balanced",)
+SPLITS = ("random", "official")
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ import uuid
 import numpy as np
 import torch
 
-from dgbench.dataset import Card, DatasetOptions, Items, MultiDomainDataset, TensorDomain, option
+from dgbench.dataset import Card, GeneratedOptions, Items, MultiDomainDataset, TensorDomain, option
 
 SHEET = """Noise.
 
@@ -33,6 +33,8 @@ SHEET = """Noise.
 
 class Healthy(MultiDomainDataset):
     __doc__ = SHEET
+    Options = GeneratedOptions
+    options: GeneratedOptions
     size = 20
     domain = TensorDomain
     card = Card(
@@ -69,11 +71,11 @@ def changed(**facts):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Unsaid(DatasetOptions):
+class Unsaid(GeneratedOptions):
     extra: int = 3
 
 
-class Bare(DatasetOptions):
+class Bare(GeneratedOptions):
     extra: int = option(3, "forgot the decorator")
 
 

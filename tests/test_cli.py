@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import dgbench
-from dgbench import cli, registry
+from dgbench import cli, console, registry
 from tests.fabricate import make_run, make_runs, make_scores
 
 ALGORITHM = """
@@ -32,8 +32,9 @@ def command(monkeypatch, capsys):
     """Run `dgbench` in this process: exit code, stdout, stderr."""
 
     def run(*arguments, width=200):
-        monkeypatch.setattr(cli, "out", Console(width=width))
-        monkeypatch.setattr(cli, "err", Console(width=width, stderr=True))
+        for module in (cli, console):
+            monkeypatch.setattr(module, "out", Console(width=width))
+            monkeypatch.setattr(module, "err", Console(width=width, stderr=True))
         monkeypatch.setattr(sys, "argv", ["dgbench", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
             cli.main()
@@ -130,7 +131,7 @@ def test_a_piped_table_is_not_cut_at_80_columns(command, tmp_path):
     domains = [f"domain_number_{i}" for i in range(9)]
     for test in domains:
         make_run(tmp_path, [(0, make_scores(test, 0.25, domains=domains))], domains=domains, test=[test])
-    _, out, _ = command("table", tmp_path, width=cli.PIPED_WIDTH)
+    _, out, _ = command("table", tmp_path, width=console.PIPED_WIDTH)
     (row,) = [line for line in out.splitlines() if line.lstrip().startswith("1 ")]
     assert row.split() == ["1", "erm", *["25.0"] * 10, "9/9"]
     assert row.split() in [line.split() for line in str(dgbench.table(tmp_path)).splitlines()]
@@ -139,9 +140,9 @@ def test_a_piped_table_is_not_cut_at_80_columns(command, tmp_path):
 def test_a_pipe_is_wide_and_a_terminal_as_it_is(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
-    assert cli._console().width == cli.PIPED_WIDTH
+    assert console._console().width == console.PIPED_WIDTH
     monkeypatch.setenv("COLUMNS", "90")
-    assert cli._console().width == 90
+    assert console._console().width == 90
 
 
 def test_check_prints_findings_as_they_are_and_fails(command, tmp_path):
