@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
-
-from dgbench.composition import compose
+from dgbench import registry
+from dgbench.composition import compose, literal
 from dgbench.config import resolve
 from dgbench.runner import Outcome, execute
 from dgbench.sweeper import Report, run_sweep
 
-DOMAIN_KEYS = ("test_domains", "train_domains", "val_domains")
+# Lists that are one value, not several.
+LIST_KEYS = ("test_domains", "train_domains", "val_domains", "criteria", "plugins")
 
 
 def _overrides(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:
@@ -21,29 +21,28 @@ def _overrides(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _overrides({f"{key}.{inner}": item for inner, item in value.items()}, sweep=sweep)
             continue
+        value = _named(key, value)
         is_list = isinstance(value, list | tuple | range)
-        takes_list = key in DOMAIN_KEYS and is_list and not any(isinstance(v, list | tuple) for v in value)
+        takes_list = key in LIST_KEYS and is_list and not any(isinstance(v, list | tuple) for v in value)
         if sweep and is_list and not takes_list:
             yield f"{key}={','.join(map(literal, value))}"
         else:
             yield f"{key}={literal(value)}"
 
 
-def literal(value: Any) -> str:
-    """A Python value in Hydra's grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple | range):
-        return f"[{','.join(map(literal, value))}]"
-    return QuotedString(text=str(value), quote=Quote.single).with_quotes()
+def _named(key: str, value: Any) -> Any:
+    """Names for classes, which become components."""
+    if isinstance(value, list | tuple):
+        return [_named(key, item) for item in value]
+    kinds = {kind.kind: kind for kind in registry.EVERY}
+    return kinds[key].add(value) if key in kinds and isinstance(value, type) else value
 
 
 def train(**keys: Any) -> Outcome:
     """One run, as `dgbench train` with the same keys.
+
+    A method or a dataset may be given as a class: then it is a component from here on, under the name that
+    `registry.Registry.add` gives it.
 
     Args:
         keys: e.g. `algorithm="vrex", dataset="digits_rot", test_domains=["rot0"], optim={"lr": 1e-3}`.

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from dgbench import api, composition, config, sweeper
+from dgbench import composition, config, devices, plugins, sweeper
 from dgbench.cli import show_report
 from dgbench.console import sentences
 from dgbench.lock import RunIsLocked
@@ -55,8 +55,10 @@ def _stashed(parsed: Sequence[Any]) -> list[str]:
     """Hydra composes the application's own settings; what a run is made of goes to the sweeper as it is."""
     kept = [o.input_line for o in parsed if o.is_hydra_override()]
     kept += [o.input_line for o in parsed if o.get_key_element() == "runs_dir" and not o.is_sweep_override()]
-    stash = [o.input_line for o in parsed if not o.is_hydra_override()]
-    return [*kept, f"hydra.sweeper.arguments={api.literal(stash)}"]
+    stash = [o.input_line for o in parsed if not o.is_hydra_override() and o.get_key_element() != "plugins"]
+    # Also those of the environment variable, which another machine does not have.
+    stash += [composition.in_effect()] if plugins.in_effect() else []
+    return [*kept, f"hydra.sweeper.arguments={composition.literal(stash)}"]
 
 
 def run_job(composed: DictConfig) -> str | None:
@@ -67,7 +69,9 @@ def run_job(composed: DictConfig) -> str | None:
     assert isinstance(container, dict)
     if _is_worker():
         try:
-            execute(config.resolve({str(key): value for key, value in container.items()}))
+            run = config.resolve({str(key): value for key, value in container.items()})
+            with devices.taken(run.keys.devices, run.keys.runs_per_device):
+                execute(run)
         except (RunIsLocked, CannotWrite) as error:
             # The other runs of the sweep go on; the parent says it.
             return str(error)
@@ -84,7 +88,7 @@ def _run_one(container: Any) -> int:
 
     run = config.resolve(container)
     console = Console(stderr=True)
-    with sweeper.progress_bars(console) as progress:
+    with devices.taken(run.keys.devices, run.keys.runs_per_device), sweeper.progress_bars(console) as progress:
         steps = progress.add_task(run.label, total=run.protocol.num_steps)
         outcome = execute(run, lambda step: progress.update(steps, completed=step))
     said = outcome.status

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from dgbench import algorithm_contract, card_contract, dataset_contract, training_contract
+from dgbench import algorithm_contract, card_contract, dataset_contract, plugins, training_contract
 from dgbench.algorithm import Algorithm
 from dgbench.dataset import MultiDomainDataset
 from dgbench.finding import Finding, examine
-from dgbench.registry import ComponentError, algorithms, datasets
+from dgbench.registry import Registry, algorithms, datasets
 from dgbench.workbench import Workbench
 
 __all__ = ["ALGORITHM_CLAUSES", "DATASET_CLAUSES", "Finding", "check_algorithm", "check_dataset", "check_file"]
@@ -85,49 +82,15 @@ def check_file(
     path = Path(path).expanduser().resolve()
     if not path.is_file() or path.suffix != ".py":
         raise FileNotFoundError(f"{path} is no Python file. Name the file that holds your component.")
-    kind, cls = _only_component(path, _import(path))
-    findings = check_algorithm(cls) if kind == algorithms.kind else check_dataset(cls, data_dir, **options)
-    return [(kind, path.stem, findings)]
+    name, registry, cls = _found(path)
+    findings = check_algorithm(cls) if registry is algorithms else check_dataset(cls, data_dir, **options)
+    return [(registry.kind, name, findings)]
 
 
-def _import(path: Path) -> ModuleType:
+def _found(path: Path) -> tuple[str, Registry, Any]:
     for registry in BASES:
-        for place in registry.places().values():
+        for name, place in registry.places().items():
             if place.path.resolve() == path:
                 # Under its own name, so that it finds its siblings and is not imported twice.
-                return sys.modules[registry[path.stem].__module__]
-    # Not the stem alone: a file called random.py must not take the place of a module of that name.
-    name = f"dgbench_checked_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickle look the module up by its name.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    # A reader's file may fail in any way; what it said is the answer.
-    except Exception as error:
-        del sys.modules[name]
-        raise ComponentError(f"{path} cannot be imported ({type(error).__name__}: {error}). Mend it.") from error
-    return module
-
-
-def _only_component(path: Path, module: ModuleType) -> tuple[str, Any]:
-    found = [
-        (registry.kind, value)
-        for registry, base in BASES.items()
-        for name, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
-    ]
-    if len(found) != 1:
-        names = ", ".join(cls.__name__ for _, cls in found) or "none"
-        bases = " or ".join(base.__name__ for base in BASES.values())
-        raise ComponentError(
-            f"{path} holds {len(found)} public subclasses of {bases} ({names}), expected exactly one. "
-            "Give helpers a leading underscore or a file of their own."
-        )
-    return found[0]
+                return name, registry, registry[name]
+    return path.stem, *plugins.only_component(path, plugins.imported(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data = typer.Typer(help="Look after the data.", no_args_is_help=True)
+app.add_typer(data, name="data")
 Runs = Annotated[list[Path], typer.Argument(help="Folders of runs (a sweep's runs_dir), or single runs.")]
 KINDS = {"algorithms": registry.algorithms, "datasets": registry.datasets}
 
@@ -109,7 +112,10 @@ def _first_line(path: Path) -> str:
     """The first sentence of a file's docstring, read without importing it."""
     import ast
 
-    doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    try:
+        doc = ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    except SyntaxError as error:  # of a plugin that is being written
+        return f"no Python: {error}"
     return doc.split("\n")[0]
 
 
@@ -188,3 +194,37 @@ def check(
             failed += finding.passed is False
         out.print(grid)
     raise typer.Exit(1 if failed else 0)
+
+
+@data.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="a dataset that `dgbench list datasets` prints")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="dataset.KEY=VALUE", help="options, e.g. dataset.root=~/photos")
+    ] = None,
+    data_dir: Annotated[
+        Path, typer.Option(envvar="DGBENCH_DATA", help="folder under which datasets keep their files")
+    ] = Path("data"),
+    quick: Annotated[bool, typer.Option("--quick", help="decode no images")] = False,
+) -> None:
+    """Read a dataset, count what it holds, and compare it with its card."""
+    from rich.progress import track
+
+    from dgbench.data_check import check_data, find_subject
+
+    def tracked(indices: Sequence[int], domain: str) -> Iterable[int]:
+        return track(indices, domain, console=err, transient=True, disable=not err.is_terminal)
+
+    report = check_data(find_subject(name, data_dir, overrides or ()), quick=quick, track=tracked)
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid.add_column("domain", style="bold", no_wrap=True)
+    grid.add_column("examples", justify="right")
+    grid.add_column("targets", overflow="fold")
+    for row in report.rows:
+        grid.add_row(row.domain, str(row.num_examples), Text(row.text))
+    out.print(grid)
+    out.print(f"fingerprint {report.fingerprint}", highlight=False)
+    for text in (*report.notes, *report.problems):
+        out.print(f"  {text}", highlight=False, soft_wrap=True, markup=False)
+    out.print(f"{len(report.problems) or 'No'} mismatch{'es' * (len(report.problems) != 1)}.", highlight=False)
+    raise typer.Exit(1 if report.problems else 0)

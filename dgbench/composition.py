@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,20 +22,39 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dgbench import plugins
 from dgbench.registry import UnknownName, algorithms, datasets
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """The overrides of a command line, in Hydra's grammar.
+    """The overrides of a command line, in Hydra's grammar; the plugins that they name are in effect from here on.
 
     Raises:
-        ValueError: an override that is not `key=value`.
+        ValueError: an override that is not `key=value`, or a plugin that cannot be used.
     """
     try:
-        return OverridesParser.create().parse_overrides([_spelled_out(override) for override in overrides])
+        parsed = OverridesParser.create().parse_overrides([_spelled_out(override) for override in overrides])
     except HydraException as error:
         said = " ".join(str(error).split("See https")[0].split())
         raise ValueError(f"Cannot read an override: {said}. Write key=value, lists as key=[a,b].") from error
+    return [_plugged(override) if override.get_key_element() == "plugins" else override for override in parsed]
+
+
+def _plugged(override: Override) -> Override:
+    """Put plugins into effect; afterwards it says all that are, so that a worker anywhere knows them."""
+    if override.is_sweep_override():
+        raise ValueError(
+            f"{override.input_line}: all runs of a command have the same plugins. Write several as plugins=[a,b]."
+        )
+    value: Any = override.value()
+    names = value if isinstance(value, list) else [] if value is None else [value]
+    plugins.add(str(getattr(name, "text", name)) for name in names)
+    return OverridesParser.create().parse_override(in_effect())
+
+
+def in_effect() -> str:
+    """The override that names all plugins in effect."""
+    return f"plugins={literal(plugins.in_effect())}"
 
 
 def _spelled_out(override: str) -> str:
@@ -46,7 +67,9 @@ def _spelled_out(override: str) -> str:
     if key == "network":
         key = "network.name"
     if value.strip("'\"").startswith("~/"):
-        value = QuotedString(text=str(Path(value.strip("'\"")).expanduser()), quote=Quote.single).with_quotes()
+        value = literal(Path(value.strip("'\"")).expanduser())
+    if key == "plugins" and value.startswith("["):
+        value = re.sub(r"(?<=[\[,])~/", f"{Path.home()}/", value)
     return f"{key}{equals}{value}"
 
 
@@ -91,6 +114,19 @@ def chosen(parsed: Iterable[Override], group: str) -> list[str]:
     return names
 
 
+def literal(value: Any) -> str:
+    """A Python value in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple | range):
+        return f"[{','.join(map(literal, value))}]"
+    return QuotedString(text=str(value), quote=Quote.single).with_quotes()
+
+
 def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[str] = ()) -> None:
     """Make every component a choice of Hydra's groups; the chosen ones with all their keys.
 
@@ -131,6 +167,27 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         _raise_unknown_key(lines, algorithm, dataset, error)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def command(config: Mapping[str, Any], **changes: Any) -> str:
+    """The command that makes a run of a composed configuration, as short as it can be.
+
+    Args:
+        config: as `compose` gives it and a run records it.
+        changes: keys with other values.
+    """
+    groups = [f"{group}={config[group]['name']}" for group in ("algorithm", "dataset", "protocol")]
+    usual, wanted = _leaves(compose(groups)), _leaves({**config, **changes})
+    own = [f"{key}={literal(value)}" for key, value in wanted.items() if key not in usual or usual[key] != value]
+    return shlex.join(["dgbench", "train", *groups, *own])
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        flat |= _leaves(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

@@ -151,6 +151,27 @@ class TensorDomain(Domain):
         return self.inputs, self.targets
 
 
+class Augmented(Domain):
+    """A domain whose examples are augmented also where they are evaluated.
+
+    Args:
+        domain: whose examples these are.
+    """
+
+    def __init__(self, domain: Domain):
+        super().__init__(domain.name, domain.targets, domain.metadata)
+        self.domain = domain
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Items:
+        """Examples as a training batch sees them."""
+        return self.domain.training_items(indices)
+
+    @property
+    def resident(self) -> tuple[Tensor, Tensor] | None:
+        """What is in memory is never augmented."""
+        return self.domain.resident
+
+
 def as_float(inputs: Tensor) -> Tensor:
     """Inputs as the network takes them: uint8 images become float in [0, 1]."""
     return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
@@ -186,6 +207,11 @@ class MultiDomainDataset:
                 )
         self.task = self.make_task()
 
+    @property
+    def designated(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Domains that the data designate to train and to test on, both empty if they leave that open."""
+        return self.card.train_domains, self.card.test_domains
+
     def load(self) -> Iterable[Domain]:
         """The domains, in the card's order."""
         raise TypeError(f"{type(self).__name__} does not say what its domains are: define load().")
@@ -208,6 +234,10 @@ class MultiDomainDataset:
         """Files whose content decides the data; hashed into the fingerprint."""
         return ()
 
+    def read_source(self, path: Path) -> bytes:
+        """Content of a source file as the fingerprint and the card's checksums take it."""
+        return path.read_bytes()
+
     def fingerprint(self) -> str:
         """Identifies the data: names, sizes and targets of the domains and the content of the source files.
 
@@ -218,7 +248,7 @@ class MultiDomainDataset:
             digest.update(f"{domain.name} {tuple(domain.targets.shape)}".encode())
             digest.update(domain.targets.cpu().contiguous().numpy().tobytes())
         for path in self.sources():
-            digest.update(path.read_bytes())
+            digest.update(self.read_source(path))
         return digest.hexdigest()[:16]
 
     def describe_options(self) -> dict[str, Any]:

@@ -13,6 +13,10 @@ import torch
 import dgbench
 from dgbench import record
 from dgbench.config import Run
+from dgbench.dataset import GeneratedOptions
+
+# What `data_seed` says of data that have none, or that every run draws from its own seed.
+NOT_DRAWN = -1
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -39,25 +43,39 @@ def header(run: Run) -> dict[str, Any]:
 
 def _columns(run: Run) -> dict[str, Any]:
     """What tables group by."""
-    identity, domains = run.identity, run.domains
-    data = identity["dataset"]
+    identity, domains, options = run.identity, run.domains, dict(run.identity["dataset"]["options"])
+    # Draws of generated data are trials of one experiment, not different data.
+    data_seed = options.pop("data_seed", NOT_DRAWN)
+    data = {**identity["dataset"], "options": options}
+    if isinstance(run.dataset.options, GeneratedOptions):
+        del data["fingerprint"]
     # Dropout is drawn with the other hyper-parameters: models that differ in it compete in one cell.
     network = {key: value for key, value in identity["network"].items() if key != "dropout"}
+    protocol = {"protocol": identity["protocol"], "trainer": identity["trainer"]}
+    if run.keys.label:
+        # A labelled row is what its label says: it stands beside others whatever these do otherwise.
+        del data["options"]
+        network, protocol = {}, {"splits": identity["protocol"]["splits"]}
     return {
         "dataset": run.dataset_name,
         "data": record.identity_hash(data),
+        "data_seed": data_seed if isinstance(data_seed, int) else NOT_DRAWN,
         "dataset_domains": " ".join(run.dataset.domain_names),
+        "designated_domains": " ".join(run.dataset.designated[1]),
         "regime": run.dataset.card.regime,
         "score": run.dataset.task.score,
         "train_domains": " ".join(domains.train),
         "val_domains": " ".join(domains.val),
         "test_domains": " ".join(domains.test),
         "protocol": run.protocol.name,
-        "protocol_key": record.identity_hash({"protocol": identity["protocol"], "trainer": identity["trainer"]}),
-        "network": network["name"],
+        "protocol_key": record.identity_hash(protocol),
+        **run.protocol.reporting,
+        "network": run.network.name,
         "network_key": record.identity_hash(network),
         "algorithm": run.algorithm,
         "averaging": run.keys.averaging,
+        "label": run.keys.label or "",
+        "tuned": f"{run.tuned['criterion']} in {run.tuned['sweep']}" if run.tuned else "",
         "hparams": record.identity_hash({"algorithm": identity["algorithm"], "optim": identity["optim"]}),
         "hparams_seed": run.keys.hparams_seed,
         "trial_seed": run.keys.trial_seed,

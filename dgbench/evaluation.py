@@ -90,14 +90,15 @@ def validation_score(values: Mapping[str, float], domains: Domains, task: Task, 
     """What `train_validation` maximises: accuracy, or minus RMSE.
 
     The mean over the validation domains if there are any, else over the official `val` split, else over the training
-    domains' `out`.
+    domains' `out`; NaN if these were not evaluated.
     """
     if domains.val:
         names = [f"in/{domain}" for domain in domains.val]
     else:
         split = "val" if "val" in splits else "out"
         names = [f"{split}/{domain}" for domain in domains.train]
-    return mean_score([values[f"{name}/{task.score}"] for name in names], task)
+    scores = [values[key] for name in names if (key := f"{name}/{task.score}") in values]
+    return mean_score(scores, task) if len(scores) == len(names) else math.nan
 
 
 def mean_score(scores: list[float], task: Task) -> float:
@@ -138,6 +139,9 @@ class Evaluation(Checkpoint):
         self.evaluator, self.task, self.protocol, self.domains = evaluator, task, protocol, domains
         self.folder, self.checkpoints, self.resume, self.progress = folder, checkpoints, resume, progress
         self.last_step = protocol.num_steps - 1
+        self.last_evaluation = next(
+            s for s in range(self.last_step, -1, -1) if protocol.evaluates_at(s, self.last_step)
+        )
         self.diverged = False
         self._seconds_before = resume["seconds"] if resume else 0.0
         self._started = time.perf_counter()
@@ -171,12 +175,12 @@ class Evaluation(Checkpoint):
         # Reading the flag waits for the device: on a GPU only where an evaluation waits anyway.
         if self._finite is not None and (due or self._finite.device.type == "cpu") and not self._finite:
             self.diverged = trainer.should_stop = True
-        is_last = self.diverged or step == self.last_step
-        if due or is_last:
-            self._evaluate(trainer, pl_module, step, is_last)
+        if due or self.diverged:
+            self._evaluate(trainer, pl_module, step, self.diverged or step == self.last_evaluation)
             self._unsaved = True
+        is_over = self.diverged or step == self.last_step
         # Gradients that are being accumulated are in no checkpoint: wait for the update.
-        if self._unsaved and (step + 1) % trainer.accumulate_grad_batches == 0 and not is_last:
+        if self._unsaved and (step + 1) % trainer.accumulate_grad_batches == 0 and not is_over:
             self._save(pl_module)
             self._unsaved = False
         if self.progress is not None:
@@ -201,13 +205,12 @@ class Evaluation(Checkpoint):
             replace_file(self.folder.weights_file(step), lambda file: torch.save(state, file))
         if is_last and self.checkpoints == "selected":
             self.folder.keep_weights([self._best[1], step])
-        key = f"out/{{}}/{self.task.score}"
-        scores = [values[key.format(d)] for d in self.domains.train if key.format(d) in values]
-        if scores:
+        held_out = [f"{split}/{d}/{self.task.score}" for split in ("val", "out") for d in self.domains.train]
+        if scores := [values[key] for key in held_out if key in values]:
             algorithm.on_evaluation(mean_score(scores, self.task))
 
     def _save(self, algorithm: Algorithm) -> None:
         state = {"step": algorithm.step, "algorithm": algorithm.training_state(), "seconds": self.seconds}
         replace_file(self.folder.resume_file, lambda file: torch.save(state, file))
         if self.checkpoints == "selected":
-            self.folder.keep_weights([self._best[1]])
+            self.folder.keep_weights([self._best[1], self.last_evaluation])

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from numpy.random import RandomState
 
@@ -180,8 +180,8 @@ class Optim:
     weight_decay: float | None = by_regime(
         "weight decay", key="weight_decay", small=(0.0, fixed(0.0)), large=(0.0, log10_uniform(-6, -2))
     )
-    batch_size: int | None = by_regime(
-        "examples per training domain in a batch",
+    batch_size: int | Literal["all"] | None = by_regime(
+        "examples per training domain in a batch, or all",
         key="batch_size",
         small=(64, log2_int(3, 9)),
         large=(32, log2_int(3, 5.5)),
@@ -192,10 +192,14 @@ class Optim:
     num_steps: int | None = None  # filled from the protocol; no key of its own
 
     def __post_init__(self) -> None:
-        for name, low in (("lr", 0), ("weight_decay", 0), ("batch_size", 1)):
+        for name in ("lr", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"optim.{name}={value}, expected at least {low}.")
+            if value is not None and value < 0:
+                raise ValueError(f"optim.{name}={value}, expected at least 0.")
+        if isinstance(self.batch_size, str) and self.batch_size != "all":
+            raise ValueError(f"optim.batch_size={self.batch_size}, expected a number, or all.")
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise ValueError(f"optim.batch_size={self.batch_size}, expected at least 1, or all.")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"optim.dropout={self.dropout}, expected at least 0 and less than 1.")
         if self.optimizer not in OPTIMIZERS:
@@ -237,11 +241,20 @@ def draw(
     *,
     regime: str = "large",
     overrides: Mapping[str, Any] | None = None,
+    preset: str | None = None,
 ) -> Any:
     """An instance of `hparams`: defaults for `hparams_seed` 0, a random draw otherwise.
 
     Values are plain Python. `R = seed_hash(hparams_seed, trial_seed)` and the generator of a field is
     `RandomState(seed_hash(R, key))`: the draw differs between trials, as DomainBed's does.
+
+    Args:
+        hparams: dataclass of `hparam` fields.
+        hparams_seed: which draw.
+        trial_seed: which trial.
+        regime: small, large or domain_net.
+        overrides: fields that replace those of the same name (a method's `optim_fields`).
+        preset: the protocol's preset; a field that names a value for it always has that.
 
     >>> draw(Optim, 1, 0, regime="large").batch_size
     39
@@ -251,7 +264,9 @@ def draw(
     values = {}
     for name, fact in facts(hparams, overrides).items():
         choice = fact.choice(regime)
-        if hparams_seed == 0:
+        if preset is not None and preset in fact.presets:
+            values[name] = fact.presets[preset]
+        elif hparams_seed == 0:
             values[name] = choice.default
         else:
             generator.seed(seed_hash(root, fact.key))

@@ -6,7 +6,6 @@ change what is trained on.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from dgbench.batch import Batch
 from dgbench.dataset import Domain, Items, as_float
 from dgbench.hparams import seed_hash
+from dgbench.sampling import BatchSize, build_sampler, own_sampler
 
 if TYPE_CHECKING:
     from dgbench.algorithm import Algorithm, Draw
@@ -32,28 +32,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.indices)
-
-
-@dataclass(frozen=True)
-class Balanced:
-    """`B` examples of every training domain, drawn uniformly with replacement.
-
-    Args:
-        sizes: examples per training domain.
-        batch_size: B.
-    """
-
-    sizes: tuple[int, ...]
-    batch_size: int
-
-    def __call__(self, generator: torch.Generator) -> Tensor:
-        """Indices into the concatenated training in-splits, (D, B)."""
-        rows = [torch.randint(n, (self.batch_size,), generator=generator) for n in self.sizes]
-        return torch.stack(rows) + self._starts
-
-    @functools.cached_property
-    def _starts(self) -> Tensor:
-        return torch.tensor([0, *self.sizes[:-1]]).cumsum(0)[:, None]
 
 
 class _Pool(Protocol):
@@ -105,28 +83,49 @@ class Batches(Dataset):
 
     Args:
         splits: the training domains' in-splits.
-        batch_size: examples per domain.
+        batch_size: examples per domain (B), or `all`: every split whole and in order.
         seed: of the run.
-        draw: a sampler that replaces the balanced one.
-        unlabeled: the target domains' uda-splits, for the domain-adaptation task.
+        sampling: `balanced`: (D, B, ...), B examples of every training domain. `pooled`: (1, D*B, ...), as many drawn
+            from all of them together; `domain` tells whose each is. `domains:k`: (k, B, ...), the rows of k training
+            domains that are chosen anew at every step, in their order.
+        replacement: whether examples are drawn with replacement; if not, every example comes at most once per epoch,
+            and an epoch ends with the last whole batch. Of no account for `all`.
+        draw: a sampler of the method's own, in place of all these.
+        unlabeled: the target domains' uda-splits, for the domain-adaptation task, sampled by the same rules;
+            `domains:k` chooses among the training domains only.
         augment: whether training examples are augmented.
         device: where examples in memory are kept.
+
+    Raises:
+        UnknownName: no such sampling.
+        ValueError: the domains are too few, too small or, for `all`, of unequal size; a request that a method's own
+            sampler does not read.
     """
 
     def __init__(
         self,
         splits: Sequence[Split],
-        batch_size: int,
+        batch_size: BatchSize,
         seed: int,
         *,
+        sampling: str = "balanced",
+        replacement: bool = True,
         draw: Draw | None = None,
         unlabeled: Sequence[Split] = (),
         augment: bool = True,
         device: torch.device | str = "cpu",
     ):
         self.seed = seed
-        self.draw = draw or Balanced(tuple(map(len, splits)), batch_size)
-        self.draw_unlabeled = Balanced(tuple(map(len, unlabeled)), batch_size) if unlabeled else None
+        if draw is None:
+            self.sampler = build_sampler(splits, batch_size, seed, sampling=sampling, replacement=replacement)
+        else:
+            self.sampler = own_sampler(draw, batch_size, sampling, replacement)
+        self.unlabeled_sampler = None
+        if unlabeled:
+            rule = "pooled" if sampling == "pooled" else "balanced"
+            self.unlabeled_sampler = build_sampler(
+                unlabeled, batch_size, seed, sampling=rule, replacement=replacement, purpose="unlabeled epoch"
+            )
         self.is_resident = all(split.domain.resident is not None for split in [*splits, *unlabeled])
         device = torch.device(device)
         self.pool = self._pool(splits, augment, device)
@@ -136,15 +135,29 @@ class Batches(Dataset):
             device if self.is_resident else "cpu"
         )
         self.generator = torch.Generator()
+        self._held: tuple[Batch, list[int]] | None = None
 
     def _pool(self, splits: Sequence[Split], augment: bool, device: torch.device) -> _Pool:
         return _ResidentPool(splits, device) if self.is_resident else _LazyPool(splits, augment)
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of step `step`."""
+        if self.is_resident and self.sampler.is_constant:
+            return self._constant(step)
+        return self._made(step)
+
+    def _constant(self, step: int) -> Batch:
+        """The batch of every step, gathered once; and again if a method has changed it in place."""
+        if self._held is None or _versions(self._held[0]) != self._held[1]:
+            batch = self._made(step)
+            self._held = batch, _versions(batch)
+        # Detached: gradients that a method asks of its inputs end with the step.
+        return Batch._make(None if part is None else part.detach() for part in self._held[0])
+
+    def _made(self, step: int) -> Batch:
         self.generator.manual_seed(seed_hash("batch", self.seed, step))
-        rows = self.draw(self.generator)  # (D, B)
-        unlabeled_rows = self.draw_unlabeled(self.generator) if self.draw_unlabeled else None
+        rows = self.sampler(step, self.generator)  # (D, B)
+        unlabeled_rows = self.unlabeled_sampler(step, self.generator) if self.unlabeled_sampler else None
         if self.is_resident:
             return self._gather(rows, unlabeled_rows)
         # Augmentation draws from the global generator, which the training step also uses: fork it.
@@ -158,6 +171,11 @@ class Batches(Dataset):
         if self.unlabeled is not None and unlabeled_rows is not None:
             unlabeled = self.unlabeled[unlabeled_rows].x
         return Batch(items.x, items.y, self.domain[rows.to(self.domain.device)], unlabeled)
+
+
+def _versions(batch: Batch) -> list[int]:
+    """How often each tensor was changed in place; PyTorch does not count it in inference mode."""
+    return [part._version for part in batch if part is not None and not part.is_inference()]
 
 
 class TrainingLoader:

@@ -27,7 +27,7 @@ from dgbench.writing import replace_file, writable
 if TYPE_CHECKING:
     import polars as pl
 
-SCHEMA = 1
+SCHEMA = 2
 STATUSES = ("running", "interrupted", "complete", "failed", "diverged")
 FINISHED = ("complete", "diverged")
 
@@ -239,6 +239,11 @@ def runs(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
         said = folder.read()
         if said is None:
             continue
+        if said["schema"] != SCHEMA:
+            raise ValueError(
+                f"{folder.run_file} has schema {said['schema']}, expected {SCHEMA}: another version of dgbench wrote "
+                "it. Name a folder without it, or make the runs again."
+            )
         status = folder.status() if said["status"] in ("running", "interrupted") else said["status"]
         cells = {**said["columns"], "run_id": said["run_id"], "status": status, "path": str(folder.path)}
         for key in ("reason", "group", "seconds", "peak_memory", "package_version"):
@@ -270,7 +275,9 @@ _RUN = {
     "peak_memory": "Int64",
     "dataset": "String",
     "data": "String",
+    "data_seed": "Int64",
     "dataset_domains": "String",
+    "designated_domains": "String",
     "regime": "String",
     "score": "String",
     "train_domains": "String",
@@ -278,10 +285,15 @@ _RUN = {
     "test_domains": "String",
     "protocol": "String",
     "protocol_key": "String",
+    "error_bar": "String",
+    "use_unfinished": "Boolean",
+    "oracle_last_record": "Boolean",
     "network": "String",
     "network_key": "String",
     "algorithm": "String",
     "averaging": "String",
+    "label": "String",
+    "tuned": "String",
     "hparams": "String",
     "hparams_seed": "Int64",
     "trial_seed": "Int64",

@@ -113,7 +113,7 @@ def is_done(run: Run, folder: RunFolder) -> bool:
 def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
     """The run's algorithm with its initial weights."""
     seed_everything("init", run.seed)
-    task = run.dataset.make_task()
+    task = run.data.make_task()
     inside = [splits["in", name] for name in run.domains.train]
     task.fit_scale(torch.cat([s.domain.targets[s.indices] for s in inside]), run.dataset.options.target_scale)
     options = {name: value for name, value in asdict(run.network).items() if name != "name"}

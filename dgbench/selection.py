@@ -1,27 +1,24 @@
-"""Which step of which run speaks for a method, and how many runs there were to choose from.
-
-A cell is one number of a comparison: a method on one test domain in one trial, all else equal. Its runs differ
-in their hyper-parameters. A criterion chooses one step of one of them.
-"""
+"""Which step of which run speaks for a method: a criterion chooses one step of one of the runs of each cell."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import polars as pl
 
+from dgbench.cells import ALL_OTHERS, CELL, FAMILY, pair_runs, sides, with_cells
 from dgbench.record import FINISHED
 from dgbench.registry import UnknownName
 
-# What has to be equal for numbers to stand in one table.
-TABLE = ("dataset", "data", "protocol_key", "network_key", "trained_on", "val_domains")
-METHOD = ("algorithm", "averaging")
-CELL = (*TABLE, *METHOD, "test_domain", "trial_seed")
-
 LOWER_IS_BETTER = ("rmse", "mae", "nll", "ece")
-ALL_OTHERS = "all other domains"
 # Equal to this many digits is equal: sums of the same scores in another order must still tie.
 DIGITS = 12
+
+# Places where a number is looked for, in this order: (role of the domain, split).
+REPORTED = (("test", "test"), ("test", "in"))
+VALIDATION = (("val", "in"), ("train", "val"), ("train", "out"))
+HELD_OUT_TEST = (("test", "out"),)
 
 
 @dataclass(frozen=True)
@@ -30,19 +27,22 @@ class Selection:
 
     Equal values: the first step within a run; over runs the largest hparams_seed, then the smallest run_id.
     A NaN counts as minus infinity. A run that diverged is chosen only if all finished runs of its cell did. A
-    run that is not finished is never chosen: its last step is an accident.
+    run that is not finished is never chosen: its last step is an accident. Runs of a protocol with
+    `use_unfinished` compete whatever their status.
     """
 
     name: str
     meaning: str
     """What it chooses and by which scores, for the note below a table."""
-    scores: tuple[tuple[str, str], ...]
+    scores: tuple[tuple[str, str], ...] = ()
     """(role of the domain, split); the first that a run was evaluated on is averaged over the domains."""
     is_last_step: bool = False
     """Only the last step of a run competes."""
+    needs_pairs: bool = False
+    """Scored by runs that leave out two domains."""
 
     def choose(self, rows: pl.DataFrame, metric: str | None = None) -> pl.DataFrame:
-        """One row per cell that has a finished run.
+        """One row per cell that has a run to choose.
 
         Columns: those of `CELL`, then run_id, step, weights, hparams_seed, status, package_version,
         selection_value, and of the test domain the split reported (the official `test`, or `in`), its value
@@ -53,32 +53,34 @@ class Selection:
             metric: what is reported; None: the score by which is selected.
         """
         weights = pl.when(pl.col("averaging") == "none").then(pl.lit("last")).otherwise(pl.col("averaging"))
-        rows = rows.filter(pl.col("status").is_in(FINISHED), pl.col("weights") == weights)
-        runs = with_cells(rows.unique("run_id"))
+        is_eligible = pl.col("status").is_in(FINISHED) | pl.col("use_unfinished")
+        rows = rows.filter(is_eligible, pl.col("weights") == weights)
+        every = rows.unique("run_id").drop("step", "weights", "split", "domain", "metric", "value", "n")
+        cells = with_cells(every)
         rows = rows.select("run_id", "step", "weights", "split", "domain", "metric", "value", "n", "score").join(
-            _roles(runs), on=["run_id", "domain"]
+            _roles(every), on=["run_id", "domain"]
         )
         scores = rows.filter(pl.col("metric") == pl.col("score"))
         reported = rows.filter(pl.col("metric") == (pl.col("score") if metric is None else pl.lit(metric)))
-        sign = pl.when(pl.col("score").is_in(LOWER_IS_BETTER)).then(-1).otherwise(1)
-        candidates = (
-            _first(scores, self.scores)
-            .group_by("run_id", "step")
-            .agg(
-                selection_value=(sign.first() * pl.col("value").mean()).round_sig_figs(DIGITS),
-                is_whole=pl.len() == pl.col("num_domains").first(),
-            )
-        )
+        reported = _first(reported, REPORTED).rename({"domain": "test_domain"})
+        if self.needs_pairs:
+            candidates = _scores_of_pairs(every, cells, scores)
+        elif self.scores:
+            candidates = _mean_scores(cells, _first(scores, self.scores))
+        else:
+            candidates = cells.join(scores.select("run_id", "step").unique(), on="run_id")
+            candidates = candidates.select("run_id", "test_domain", "step", selection_value=pl.lit(math.nan))
+        made = candidates.join(
+            reported.select("run_id", "test_domain", "step", "weights", "split", "value", "n"),
+            on=["run_id", "test_domain", "step"],
+        ).join(cells, on=["run_id", "test_domain"])
         if self.is_last_step:
-            candidates = candidates.filter(pl.col("step") == pl.col("step").max().over("run_id"))
-        # A mean over some of the domains is another number: such a step does not compete.
-        candidates = candidates.filter("is_whole").drop("is_whole")
-        reported = _first(reported, (("test", "test"), ("test", "in")))
+            is_end = (pl.col("step") == pl.col("num_steps") - 1) | (pl.col("status") == "diverged")
+            is_last = pl.col("step") == pl.col("step").max().over("run_id")
+            made = made.filter(is_last, is_end | pl.col("oracle_last_record"))
         return (
-            candidates.join(reported.select("run_id", "step", "weights", "split", "value", "n"), on=["run_id", "step"])
-            .join(runs.select(*CELL, "run_id", "hparams_seed", "status", "package_version"), on="run_id")
-            .with_columns(
-                diverged=pl.col("status") == "diverged",
+            made.with_columns(
+                diverged=(pl.col("status") == "diverged") & ~pl.col("use_unfinished"),
                 rank=pl.col("selection_value").fill_nan(float("-inf")),
             )
             .sort(
@@ -114,20 +116,31 @@ _CRITERIA = {
             "train_validation",
             "the step and the hyper-parameters that score best on held-out data of the training domains (on "
             "validation domains or an official validation split where there are any)",
-            (("val", "in"), ("train", "val"), ("train", "out")),
+            VALIDATION,
+        ),
+        Selection(
+            "domain_cross_validation",
+            "the step and the hyper-parameters that score best, on average over the training domains, where each "
+            "is left out too: by runs with the same hyper-parameters that leave out two domains",
+            needs_pairs=True,
         ),
         Selection(
             "oracle",
             "the hyper-parameters whose last step scores best on held-out data of the test domain, "
             "whose labels a method must not know",
-            (("test", "out"),),
+            HELD_OUT_TEST,
             is_last_step=True,
         ),
         Selection(
             "oracle_best",
             "the step and the hyper-parameters that score best on held-out data of the test domain, "
             "whose labels a method must not know",
-            (("test", "out"),),
+            HELD_OUT_TEST,
+        ),
+        Selection(
+            "last_step",
+            "the last step and, as nothing is compared, the last draw of hyper-parameters (give it one)",
+            is_last_step=True,
         ),
     )
 }
@@ -149,57 +162,45 @@ def selection(name: str) -> Selection:
     return _CRITERIA[name]
 
 
-def with_cells(runs: pl.DataFrame) -> pl.DataFrame:
-    """The runs that test on one domain, with the columns `test_domain` and `trained_on`.
-
-    Runs that test on several domains at once have trained on fewer, and serve no criterion here.
-    """
-    count = {name: pl.col(name).str.count_matches(r"\S+") for name in _DOMAINS}
-    is_rest = count["train_domains"] + count["val_domains"] + 1 == count["dataset_domains"]
-    return runs.filter(count["test_domains"] == 1).with_columns(
-        test_domain=pl.col("test_domains"),
-        trained_on=pl.when(is_rest).then(pl.lit(ALL_OTHERS)).otherwise(pl.col("train_domains")),
+def _mean_scores(cells: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """Per cell and step the mean of the scores; on test domains, of the cell's own."""
+    is_own = (pl.col("role") != "test") | (pl.col("domain") == pl.col("test_domain"))
+    expected = pl.when(pl.col("role").first() == "test").then(1).otherwise(pl.col("num_domains").first())
+    return (
+        cells.select("run_id", "test_domain")
+        .join(scores, on="run_id")
+        .filter(is_own)
+        .group_by("run_id", "test_domain", "step")
+        .agg(selection_value=_mean(), is_whole=pl.len() == expected)
+        # A mean over some of the domains is another number: such a step does not compete.
+        .filter("is_whole")
+        .drop("is_whole")
     )
 
 
-def coverage(runs: pl.DataFrame) -> pl.DataFrame:
-    """One row per cell that a table should have: each domain left to test on, in each trial that is there.
+def _mean() -> pl.Expr:
+    sign = pl.when(pl.col("score").is_in(LOWER_IS_BETTER)).then(-1).otherwise(1)
+    return (sign.first() * pl.col("value").mean()).round_sig_figs(DIGITS)
 
-    Columns: those of `CELL`, then the number of runs `complete`, `diverged`, `failed`, `unfinished` (running,
-    interrupted), and `is_missing`: none is finished.
 
-    Args:
-        runs: as `dgbench.record.runs` gives them.
-    """
-    cells = with_cells(runs)
-    status = pl.col("status")
-    found = cells.group_by(CELL).agg(
-        complete=(status == "complete").sum(),
-        diverged=(status == "diverged").sum(),
-        failed=(status == "failed").sum(),
-        unfinished=status.is_in(["running", "interrupted"]).sum(),
-    )
-    counts = ("complete", "diverged", "failed", "unfinished")
-    names = pl.col("dataset_domains").str.split(" ")
-    is_free = ~pl.col("test_domain").is_in(pl.col("val_domains").str.split(" ")) & (
-        (pl.col("trained_on") == ALL_OTHERS) | ~pl.col("test_domain").is_in(pl.col("trained_on").str.split(" "))
+def _scores_of_pairs(runs: pl.DataFrame, cells: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """Per cell and step the mean, over its training domains, of the score where that domain is left out too."""
+    left_out = (
+        _first(scores, REPORTED)
+        .select("run_id", "step", "domain", "value", "score")
+        .join(sides(pair_runs(runs)), on=["run_id", "domain"])
+        .sort("run_id")
+        .unique([*FAMILY, "test_domain", "domain", "step"], keep="last")
     )
     return (
-        cells.select(*TABLE, *METHOD, "dataset_domains")
-        .unique()
-        .with_columns(test_domain=names)
-        .explode("test_domain")
-        .filter(is_free)
-        .join(cells.select(*TABLE, "trial_seed").unique(), on=TABLE)
-        .join(found, on=CELL, how="left")
-        .with_columns(pl.col(counts).fill_null(0))
-        .with_columns(is_missing=pl.col("complete") + pl.col("diverged") == 0)
-        .select(*CELL, *counts, "is_missing")
-        .sort(CELL)
+        cells.filter(pl.col("trained_on") == ALL_OTHERS)
+        .select("run_id", "test_domain", *FAMILY, num_domains=pl.col("train_domains").str.count_matches(r"\S+"))
+        .join(left_out.drop("run_id"), on=[*FAMILY, "test_domain"])
+        .group_by("run_id", "test_domain", "step")
+        .agg(selection_value=_mean(), is_whole=pl.len() == pl.col("num_domains").first())
+        .filter("is_whole")
+        .drop("is_whole")
     )
-
-
-_DOMAINS = ("dataset_domains", "train_domains", "val_domains", "test_domains")
 
 
 def _roles(runs: pl.DataFrame) -> pl.DataFrame:

@@ -28,10 +28,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dgbench import composition, config, record
+from dgbench import composition, config, devices, record
 from dgbench.config import Run
 from dgbench.lock import RunIsLocked
-from dgbench.protocol import named_domains, test_domain_sets
+from dgbench.protocol import DOMAIN_SETS, domain_sets, named_domains
+from dgbench.selection import selection
 from dgbench.writing import replace_file, writable
 
 # Overrides that change which keys there are; the rest only change values.
@@ -78,9 +79,10 @@ def expand(arguments: Sequence[str]) -> list[Job]:
         for key, _, value in chosen:
             if key in swept:
                 composed = _with(composed, key.lstrip("+").split("."), value)
-        for test in _test_domains(composed):
-            run = config.resolve({**composed, "test_domains": test})
-            kept = [line for line in lines if not line.startswith("test_domains=")]
+        for train, test in _domain_sets(composed):
+            run = config.resolve({**composed, "test_domains": test, "train_domains": train})
+            kept = [line for line in lines if not line.startswith(("test_domains=", "train_domains="))]
+            kept += [] if train is None else [f"train_domains=[{','.join(map(str, train))}]"]
             jobs.setdefault(run.run_id, Job(run, (*kept, f"test_domains=[{','.join(test)}]")))
     return list(jobs.values())
 
@@ -102,14 +104,31 @@ def _with(node: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str,
     return {**node, first: _with(node[first], rest, value) if rest else value}
 
 
-def _test_domains(composed: Mapping[str, Any]) -> list[list[str]]:
+def _domain_sets(composed: Mapping[str, Any]) -> list[tuple[list[str | int] | None, list[str]]]:
+    """Training domains (None: those that are left) and test domains of each run."""
     node = dict(composed["dataset"])
     dataset = config.open_dataset(node.pop("name"), composed["data_dir"], node)
-    names = dataset.domain_names
-    if composed["test_domains"] == "each":
-        taken = [*(composed["val_domains"] or []), *(composed["train_domains"] or [])]
-        names = tuple(name for name in names if name not in named_domains(taken, names, "val_domains"))
-    return test_domain_sets(composed["test_domains"], names)
+    names, wanted, trained = dataset.domain_names, composed["test_domains"], composed["train_domains"]
+    if wanted == "each_train" and trained:
+        raise ValueError(
+            f"test_domains=each_train trains on one domain after the other, but train_domains={trained} names them. "
+            "Leave one of the two out."
+        )
+    if wanted in DOMAIN_SETS:
+        taken = named_domains([*(composed["val_domains"] or []), *(trained or [])], names, "val_domains")
+        names = tuple(name for name in names if name not in taken)
+    sets = domain_sets(wanted, names, ((), ()) if trained else dataset.designated)
+    criteria = composed["criteria"]
+    if criteria and not isinstance(criteria, str):
+        needs_pairs = any(selection(name).needs_pairs for name in criteria)
+        if wanted == "pairs" and not needs_pairs:
+            raise ValueError(
+                f"test_domains=pairs serves domain_cross_validation, which criteria=[{','.join(criteria)}] leaves out. "
+                "Name it there, or use test_domains=each."
+            )
+        if wanted == "each" and needs_pairs and len(sets) > 1:
+            sets += domain_sets("pairs", names)
+    return [(trained if train is None else [*train], test) for train, test in sets]
 
 
 def pending(jobs: Iterable[Job]) -> list[Job]:
@@ -154,7 +173,8 @@ def run_sweep(
         console.print(f"{len(todo)} of {len(jobs)} runs to do.")
         with progress_bars(console) as progress:
             if launch is None:
-                _run_here(todo, progress)
+                with devices.taken(todo[0].run.keys.devices, todo[0].run.keys.runs_per_device):
+                    _run_here(todo, progress)
             else:
                 with _watched(todo, progress):
                     launch([job.overrides for job in todo])

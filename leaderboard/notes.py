@@ -7,7 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from dgbench.selection import ALL_OTHERS, CELL, LOWER_IS_BETTER, METHOD, Selection
+from dgbench.cells import ALL_OTHERS, CELL, METHOD, TRIAL
+from dgbench.composition import command
+from dgbench.record import RunFolder
+from dgbench.selection import LOWER_IS_BETTER, Selection
+
+from .aggregate import method_name
 
 SHOWN = 6
 
@@ -35,7 +40,7 @@ def heading(label: str, fact: Mapping[str, Any], chooser: Selection, runs: pl.Da
         parts.append(f"validated on {fact['val_domains'].replace(' ', ', ')}")
     draws = _draws(runs)["draws"]
     low, high = min(draws), max(draws)
-    parts.append(_count(runs["trial_seed"].n_unique(), "trial"))
+    parts.append(_count(runs.select(TRIAL).n_unique(), "trial"))
     parts.append(_count(high, "hparams draw") if low == high else f"{low} to {high} hparams draws")
     return f"{label}: {measure(fact['score'])}, selected by {chooser.name}", "; ".join(parts)
 
@@ -50,12 +55,14 @@ def of_table(
     runs: pl.DataFrame, covered: pl.DataFrame, chosen: pl.DataFrame, chooser: Selection, metric: str
 ) -> tuple[str, ...]:
     """The notes below one table."""
-    several = runs["trial_seed"].n_unique() > 1
+    several = runs.select(TRIAL).n_unique() > 1
+    divisor = runs["error_bar"][0]
     splits = chosen["split"].unique().to_list()
     part = "official test split" if splits == ["test"] else "in split"
+    error = f"± is the standard error over trials ({divisor})."
     said = [
         f"{chooser.name} chooses {chooser.meaning}. Reported: {metric} on the test domain's {part}.",
-        "± is the standard error over trials (n-1)." if several else "One trial: nothing is known about the spread.",
+        error if several else "One trial: nothing is known about the spread.",
     ]
     if (covered["is_missing"]).any():
         said.append(f"Missing, no finished run: {_places(covered.filter('is_missing'))}.")
@@ -73,7 +80,51 @@ def of_table(
     if draws["draws"].n_unique() > 1:
         each = ", ".join(f"{name} {number}" for name, number in draws.iter_rows())
         said.append(f"Methods had unequal numbers of hparams draws: {each}.")
+    said += _of_rows(runs)
     return tuple(said)
+
+
+def _of_rows(runs: pl.DataFrame) -> list[str]:
+    """What is special about rows with a label, or with hyper-parameters that another sweep chose."""
+    said = []
+    labelled = runs.filter(pl.col("label") != "").unique(METHOD).sort(METHOD)
+    if len(labelled):
+        each = ", ".join(
+            f"{row['label']} ({row['algorithm']}, {row['network']}, {row['num_steps']} steps)"
+            for row in labelled.iter_rows(named=True)
+        )
+        said.append(f"Labelled rows may differ in network, steps and options of the data: {each}.")
+    tuned = runs.filter(pl.col("tuned") != "")["tuned"].unique().sort().to_list()
+    if tuned:
+        said.append(f"(tuned): hyper-parameters were chosen by {', '.join(tuned)}, in other trials than these.")
+    return said
+
+
+def of_pairs(lacking: pl.DataFrame) -> tuple[str, ...]:
+    """The runs leaving out two domains that are missing, and the commands that make them."""
+    said = []
+    for row in lacking.head(SHOWN).iter_rows(named=True):
+        name = method_name(*(row[key] for key in METHOD))
+        pair = sorted((row["test_domain"], row["domain"]))
+        config = (RunFolder(row["path"]).read() or {}).get("config")
+        how = f": {command(config, test_domains=pair)}" if config else ""
+        draw = f"h{row['hparams_seed']} t{row['trial_seed']}"
+        said.append(f"Missing: {name} on {row['dataset']}, test {'+'.join(pair)}, {draw}{how}")
+    if len(lacking) > SHOWN:
+        said.append(f"Missing: {len(lacking) - SHOWN} more. The sweep's command with test_domains=pairs makes them.")
+    return tuple(said)
+
+
+def of_sources(dataset: str, metric: str, chooser: Selection) -> tuple[str, str, tuple[str, ...]]:
+    """Title, subtitle and notes of the table over single training domains."""
+    return (
+        f"{dataset}: average {measure(metric)} by training domain, selected by {chooser.name}",
+        "trained on one domain, tested on all the others",
+        (
+            "A column's number is the average over its test domains; ± of the average takes the trials of different "
+            "training domains as independent.",
+        ),
+    )
 
 
 def of_overall(
@@ -103,7 +154,7 @@ def _places(cells: pl.DataFrame) -> str:
         .sort(*METHOD, "test_domain")
     )
     names = [
-        f"{row['algorithm']}{'' if row['averaging'] == 'none' else ' + ' + row['averaging']} on {row['test_domain']} "
+        f"{method_name(*(row[key] for key in METHOD))} on {row['test_domain']} "
         f"(trial{'s' if row['count'] > 1 else ''} {row['trials']})"
         for row in found.iter_rows(named=True)
     ]

@@ -52,6 +52,7 @@ def make_run(
         metric: of the lines; None: the score.
         columns: of run.json, instead of the standard ones.
     """
+    lines = list(lines)
     rest = [name for name in domains if name not in (*test, *val)]
     said: dict[str, Any] = {
         "dataset": "toy",
@@ -64,13 +65,20 @@ def make_run(
         "test_domains": " ".join(test),
         "protocol": "dgbench",
         "protocol_key": "protocol0",
+        "error_bar": "n-1",
+        "use_unfinished": False,
+        "oracle_last_record": False,
         "network": "mlp",
         "network_key": "network0",
         "algorithm": "erm",
         "averaging": "none",
+        "label": "",
+        "tuned": "",
         "hparams_seed": 0,
         "trial_seed": 0,
-        "num_steps": 300,
+        "data_seed": -1,
+        "designated_domains": "",
+        "num_steps": 1 + max([step for step, _ in lines], default=299),
         **columns,
     }
     said.setdefault("hparams", f"hparams{said['hparams_seed']}")

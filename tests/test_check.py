@@ -116,7 +116,7 @@ def test_a_device_is_found(tmp_path: Path, line: str):
     path.write_text(f"{FILE}\n    def unused(self, batch):\n        return {line}\n")
     ((_, _, findings),) = check.check_file(path)
     assert list(failed(findings)) == ["device_free"]
-    assert re.search(r"Line 22 of dgbench_checked_mine names a device", failed(findings)["device_free"])
+    assert re.search(r"Line 22 of dgbench.plugins.\w+.mine names a device", failed(findings)["device_free"])
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,46 @@ def test_a_split_depends_on_trial_and_domain_and_on_no_global_state():
 
 
 def test_every_domain_in_turn_or_the_named_ones_are_tested():
-    sets = protocol.test_domain_sets
+    def sets(wanted, names):
+        found = protocol.domain_sets(wanted, names)
+        assert all(train is None for train, _ in found)
+        return [test for _, test in found]
+
     assert sets("each", NAMES) == [["art"], ["cartoon"], ["photo"], ["sketch"]]
+    assert sets("pairs", NAMES[:3]) == [["art", "cartoon"], ["art", "photo"], ["cartoon", "photo"]]
     assert sets("photo", NAMES) == sets(2, NAMES) == sets([2], NAMES) == sets(["2"], NAMES) == [["photo"]]
     assert sets(["sketch", "art"], NAMES) == sets([3, 0, "art"], NAMES) == [["art", "sketch"]]
     with pytest.raises(UnknownName, match=r"'sketchs' is not a known domain \(test_domains\). Did you mean 'ske"):
         sets(["sketchs"], NAMES)
+
+
+def test_training_on_one_domain_tests_on_all_the_others():
+    assert protocol.domain_sets("each_train", NAMES[:3]) == [
+        (["art"], ["cartoon", "photo"]),
+        (["cartoon"], ["art", "photo"]),
+        (["photo"], ["art", "cartoon"]),
+    ]
+
+
+def test_designated_domains_are_one_run():
+    assert protocol.domain_sets("each", NAMES, (("art", "photo"), ("sketch",))) == [(["art", "photo"], ["sketch"])]
+    assert protocol.domain_sets("each", NAMES, ((), ("sketch", "art"))) == [(None, ["sketch", "art"])]
+    assert len(protocol.domain_sets("pairs", NAMES, (("art", "photo"), ("sketch",)))) == 6
+
+
+@pytest.mark.parametrize(("wanted", "least"), [("pairs", 3), ("each_train", 2)])
+def test_too_few_domains_to_leave_out_are_refused(wanted, least):
+    match = rf"test_domains={wanted} needs at least {least} domains, got {', '.join(NAMES[: least - 1])}\."
+    with pytest.raises(ValueError, match=match):
+        protocol.domain_sets(wanted, NAMES[: least - 1])
+
+
+def test_only_official_splits_let_a_domain_train_and_test():
+    with pytest.raises(ValueError, match="photo stands in train_domains and in test_domains; a domain has one role"):
+        resolve_domains(NAMES, ["photo"], NAMES)
+    assert resolve_domains(NAMES, ["photo"], NAMES, may_share=True) == Domains(NAMES, (), ("photo",))
+    with pytest.raises(ValueError, match="photo stands in val_domains and in test_domains"):
+        resolve_domains(NAMES, ["photo"], NAMES[:2], ["photo"], may_share=True)
 
 
 def test_domains_that_are_not_named_train():

@@ -1,12 +1,13 @@
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import dgbench
 from dgbench import registry
-from dgbench.registry import ComponentError, Place, Registry, UnknownName
+from dgbench.registry import ComponentError, Registry, UnknownName
 
 ROOT = Path(dgbench.__file__).parents[1]
 SHELVES = {"algorithms": registry.algorithms, "datasets": registry.datasets}
@@ -72,9 +73,10 @@ def test_a_component_is_the_class_of_the_file_of_its_name(kind, name):
     assert place.module.split(".")[2:-1] == ([place.family] if place.family else [])
 
 
-def test_a_place_knows_its_family():
-    assert Place(Path("algorithms/risk/irm.py"), "dgbench.algorithms.risk.irm").family == "risk"
-    assert Place(Path("algorithms/erm.py"), "dgbench.algorithms.erm").family == ""
+def test_a_place_knows_its_family(shelf):
+    things = shelf({"risk/irm.py": "", "erm.py": ""})
+    assert things.place("irm").family == "risk"
+    assert things.place("erm").family == ""
 
 
 def test_files_and_folders_with_an_underscore_or_a_dot_are_hidden(shelf):
@@ -98,10 +100,12 @@ def test_an_unknown_name_is_answered_with_a_suggestion_and_the_list(shelf):
     things = shelf({"vrex.py": "", "erm.py": ""})
     with pytest.raises(UnknownName) as caught:
         things["vrexx"]
-    assert str(caught.value) == "'vrexx' is not a known thing. Did you mean 'vrex'? Known: erm, vrex."
+    remedy = " One of your own is named by plugins=[folder or file] or the environment variable DGBENCH_PLUGINS; "
+    remedy += "a class by registry.things.add(cls)."
+    assert str(caught.value) == "'vrexx' is not a known thing. Did you mean 'vrex'? Known: erm, vrex." + remedy
     with pytest.raises(UnknownName) as caught:
         things.place("something_else")
-    assert str(caught.value) == "'something_else' is not a known thing. Known: erm, vrex."
+    assert str(caught.value) == "'something_else' is not a known thing. Known: erm, vrex." + remedy
     assert str(UnknownName("thing", 3, [])) == "3 is not a known thing. Known: none."
     assert isinstance(caught.value, LookupError)
 
@@ -109,7 +113,7 @@ def test_an_unknown_name_is_answered_with_a_suggestion_and_the_list(shelf):
 def test_two_files_of_one_name_are_an_error_that_names_both(shelf, tmp_path):
     things = shelf({"one/twin.py": "", "two/twin.py": ""})
     folder = tmp_path / "shelf_package" / "things"
-    with pytest.raises(ValueError, match=r"Two things are called 'twin': .* Rename one of the files") as caught:
+    with pytest.raises(ValueError, match=r"Two things are called 'twin': .* Rename one of them") as caught:
         things.names()
     assert str(folder / "one" / "twin.py") in str(caught.value)
     assert str(folder / "two" / "twin.py") in str(caught.value)
@@ -162,3 +166,52 @@ def test_a_missing_module_of_the_shelf_itself_is_no_package_to_install(shelf):
     with pytest.raises(ModuleNotFoundError, match=r"_gone") as caught:
         things["needy"]
     assert "pip install" not in str(caught.value)
+
+
+def test_a_class_of_the_process_becomes_a_component(shelf):
+    files = {"good.py": THING.format(name="Good"), "../one_of_mine.py": THING.format(name="OfMine")}
+    things = shelf(files)
+    base = things.base_class
+    assert things.add(things["good"]) == "good"
+    alone = import_module("shelf_package.one_of_mine").OfMine
+    assert things.add(alone) == "one_of_mine"
+
+    class MyVRExTwo(base):
+        pass
+
+    assert things.add(MyVRExTwo) == "my_vr_ex_two"
+    assert things.names() == ["good", "my_vr_ex_two", "one_of_mine"]
+    assert things["my_vr_ex_two"] is MyVRExTwo
+    assert things.place("one_of_mine").path.name == "one_of_mine.py"
+    assert things.add(alone) == "one_of_mine"
+
+
+def test_a_cell_of_a_notebook_that_runs_again_replaces_its_class(shelf):
+    things = shelf({})
+    cell = "class Mine(base):\n    number = {}\n"
+    for number in (1, 2):
+        names = {"base": things.base_class, "__name__": "some_notebook"}
+        exec(cell.format(number), names)
+        assert things.add(names["Mine"]) == "mine"
+        assert things["mine"].number == number
+    assert str(things.place("mine").path) == "<class some_notebook.Mine>"
+    names = {"base": things.base_class, "__name__": "another_notebook"}
+    exec(cell.format(3), names)
+    text = "Two things are called 'mine': <class some_notebook.Mine> and <class another_notebook.Mine>. Rename one"
+    with pytest.raises(ValueError, match=text):
+        things.add(names["Mine"])
+    assert things["mine"].number == 2
+
+
+def test_a_class_whose_name_is_taken_or_of_another_kind_is_refused(shelf):
+    things = shelf({"good.py": THING.format(name="Good")})
+
+    class Good(things.base_class):
+        pass
+
+    with pytest.raises(ValueError, match=r"Two things are called 'good': .*good.py and .*test_registry.py. Rename one"):
+        things.add(Good)
+    assert things["good"] is not Good
+    for wrong in (dict, "good"):
+        with pytest.raises(TypeError, match="is no Base, expected a subclass or a name. Inherit from it."):
+            things.add(wrong)

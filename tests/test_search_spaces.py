@@ -44,14 +44,25 @@ METHODS: dict[str, dict[str, tuple]] = {
     "irm": {
         "penalty_weight": ("irm_lambda", 100.0, power(10, -1, 5)),
         "anneal_steps": ("irm_penalty_anneal_iters", *ANNEAL),
+        "estimator": ("estimator", "halves", always("halves")),
+        "rescale": ("rescale", False, always(False)),
+        "l2_weight": ("l2_weight", 0.0, always(0.0)),
+        "resets_optimizer": ("resets_optimizer", True, always(True)),
     },
     "vrex": {
         "penalty_weight": ("vrex_lambda", 10.0, power(10, -1, 5)),
         "anneal_steps": ("vrex_penalty_anneal_iters", *ANNEAL),
     },
+    "group_dro": {"eta": ("groupdro_eta", 0.01, power(10, -3, -1))},
     "coral": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
+    "mmd": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
     "mixup": {"alpha": ("mixup_alpha", 0.2, power(10, -1, 1))},
-    # Not one of DomainBed's.
+    # Not DomainBed's.
+    "irm_v2": {
+        "penalty_weight": ("irm_v2_lambda", 10.0, power(10, -1, 4)),
+        "anneal_steps": ("irm_v2_penalty_anneal_iters", *ANNEAL),
+        "ridge": ("irm_v2_ridge", 1e-3, power(10, -4, 0)),
+    },
     "sam": {"rho": ("rho", 0.05, one_of(0.01, 0.02, 0.05, 0.1))},
     "dann": {
         "form": ("form", "grl", always("grl")),
@@ -65,6 +76,7 @@ METHODS: dict[str, dict[str, tuple]] = {
         "mlp_dropout": ("mlp_dropout", 0.0, one_of(0.0, 0.1, 0.5)),
     },
 }
+METHODS["cdann"] = METHODS["dann"]
 
 
 def optim_table(regime, lr="lr", weight_decay="weight_decay"):
@@ -81,7 +93,7 @@ def optim_table(regime, lr="lr", weight_decay="weight_decay"):
 
 def tables(method, regime):
     """Of the method's own hyper-parameters and of `Optim`."""
-    if method != "dann":
+    if method not in ("dann", "cdann"):
         return METHODS[method], optim_table(regime)
     optim = optim_table(regime, lr="lr_g", weight_decay="weight_decay_g")
     return METHODS[method] | {"lr_d": ("lr_d", *optim["lr"][1:])}, optim

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from dgbench import record
+from dgbench.cells import CELL, coverage
 from dgbench.record import RunFolder
 from dgbench.registry import UnknownName
-from dgbench.selection import CELL, coverage, criteria, selection
+from dgbench.selection import criteria, selection
 from tests.fabricate import add_lines, make_run, make_scores
 
 DATASETS = {"toy": ("accuracy", ("a", "b", "c", "d")), "line": ("rmse", ("x", "y", "z"))}
@@ -95,7 +96,7 @@ def naively(runs_dir: Path, criterion: str) -> dict[tuple, tuple]:
     return {cell: found[1:] for cell, found in best.items()}
 
 
-@pytest.mark.parametrize("criterion", criteria())
+@pytest.mark.parametrize("criterion", ["train_validation", "oracle", "oracle_best"])
 def test_choice_is_that_of_the_rules_applied_run_by_run(many: Path, criterion: str) -> None:
     chosen = selection(criterion).choose(record.read(many))
     found = {
@@ -230,7 +231,7 @@ def test_cells_differ_by_what_was_trained_on(tmp_path: Path) -> None:
     chosen = selection("train_validation").choose(record.read(tmp_path))
     assert chosen["trained_on"].to_list() == ["all other domains", "b", "c"]
     covered = coverage(record.runs(tmp_path)).filter(trained_on="b")
-    assert covered["test_domain"].to_list() == ["a", "c"]
+    assert covered["test_domain"].to_list() == ["a"]
 
 
 def test_a_run_in_two_folders_counts_once(tmp_path: Path) -> None:

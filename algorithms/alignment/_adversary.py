@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def discriminator_loss(discriminator: nn.Module, features: Tensor, domain: Tensor, grad_penalty: float = 0.0) -> Tensor:
+def discriminator_loss(
+    discriminator: nn.Module,
+    features: Tensor,
+    domain: Tensor,
+    grad_penalty: float = 0.0,
+    divisor: Tensor | None = None,
+) -> Tensor:
     """Mean cross-entropy between domains, and the mean squared norm of its gradients in the features, ().
 
     Args:
@@ -18,14 +24,16 @@ def discriminator_loss(discriminator: nn.Module, features: Tensor, domain: Tenso
         features: what it sees, (N, F).
         domain: index of each example's domain, (N,).
         grad_penalty: weight of the gradients' norm.
+        divisor: of each example's cross-entropy in their sum, (N,); None: N, the mean.
     """
     if grad_penalty > 0 and not features.requires_grad:
         features = features.detach().requires_grad_()
     losses = F.cross_entropy(discriminator(features), domain, reduction="none")  # (N,)
+    loss = losses.mean() if divisor is None else (losses / divisor).sum()  # ()
     if grad_penalty == 0:
-        return losses.mean()
+        return loss
     (slope,) = torch.autograd.grad(losses.sum(), features, create_graph=True)  # (N, F)
-    return losses.mean() + grad_penalty * slope.square().sum(1).mean()
+    return loss + grad_penalty * slope.square().sum(1).mean()
 
 
 def reversal_schedule(progress: float) -> float:

@@ -62,7 +62,7 @@ class HParams:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise UnknownName("form of DANN", self.form, FORMS)
+            raise UnknownName("form (algorithm.form)", self.form, FORMS)
 
 
 class DANN(Algorithm):
@@ -114,7 +114,7 @@ class DANN(Algorithm):
 
     def configure_optimizers(self) -> Any:
         network = [p for p in self.network.parameters() if p.requires_grad]
-        discriminator = {"params": list(self.discriminator.parameters())}
+        discriminator = {"params": [p for name, p in self.named_parameters() if not name.startswith("network.")]}
         own = {"lr": self.hp.lr_d, "weight_decay": self.hp.weight_decay_d}
         betas = {} if self.optim.optimizer == "sgd" else {"betas": (self.hp.beta1, 0.9)}
         if self.hp.form == "grl":

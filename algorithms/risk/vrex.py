@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, Needs
+from dgbench.algorithm import Needs
 from dgbench.batch import Batch
 from dgbench.hparams import hparam, log10_int, log10_uniform
+
+from ._annealing import Annealed
 
 
 @dataclass(kw_only=True)
@@ -33,19 +35,14 @@ class HParams:
     )
 
 
-class VREx(Algorithm):
+class VREx(Annealed):
     """Minimise `mean(R) + beta * var(R)` over the per-domain risks `R`, (D,)."""
 
     HParams = HParams
     needs = Needs(domain_rows=True)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        if 0 < self.step == self.hp.anneal_steps:
-            self.reset_optimizer()
-        return self.loss(batch)
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         risk = self.domain_risks(batch)  # (D,)
-        weight = self.hp.penalty_weight if self.step >= self.hp.anneal_steps else 1.0
+        weight = self.hp.penalty_weight if self.has_jumped else 1.0
         nll, penalty = risk.mean(), risk.var(correction=0)  # (), ()
         return {"loss": nll + weight * penalty, "nll": nll, "penalty": penalty}

@@ -6,6 +6,7 @@ Of the two halves, the second imports nothing from dgbench.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -127,6 +128,34 @@ def adam_steps(weights, batches, objective: Callable, restart_at: int | None = N
             optimizer.restart()
         optimizer.step(torch.autograd.grad(objective(weights, batch, step), weights))
     return weights
+
+
+def adversarial_steps(weights, split: int, batches, risks: Callable, lam: Callable, movers: Callable, adam_n, adam_d):
+    """Weights after a game: `weights[:split]` minimise task - lam * adversary, the others minimise adversary.
+
+    `risks(network, adversary, batch)` gives task and adversary; of step t, counted from 0, `lam(t)` is the weight, and
+    `movers(t)` says who moves: "n", "d" or "nd".
+    """
+    weights = [w.clone().requires_grad_() for w in weights]
+    network, adversary = weights[:split], weights[split:]
+    adams = {"n": Adam(network, **adam_n), "d": Adam(adversary, **adam_d)}
+    for t, batch in enumerate(batches):
+        task, domain = risks(network, adversary, batch)
+        grads = {"n": torch.autograd.grad(task - lam(t) * domain, network, retain_graph=True)}
+        grads["d"] = torch.autograd.grad(domain, adversary)
+        for mover in movers(t):
+            adams[mover].step(grads[mover])
+    return weights
+
+
+def reversal(weight: float, num_steps: int | None) -> Callable[[int], float]:
+    """Ganin et al. 2016: lambda_p of step t, counted from 0."""
+    return lambda t: weight * (2 / (1 + math.exp(-10 * t / num_steps)) - 1) if num_steps else weight
+
+
+def domainbed_movers(k: int) -> Callable[[int], str]:
+    """DomainBed's AbstractDANN: a step is the discriminator's or the network's; its count is raised before use."""
+    return lambda t: "d" if (t + 1) % (1 + k) < k else "n"
 
 
 def mlp(weights: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

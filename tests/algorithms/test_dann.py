@@ -10,13 +10,16 @@ from dgbench.hparams import Optim, draw, facts, filled
 from dgbench.registry import UnknownName
 from tests.algorithms.reference import (
     Adam,
+    adversarial_steps,
     assert_weights,
     differs,
     domainbed_generator,
+    domainbed_movers,
     example_losses,
     make,
     mlp,
     random_batches,
+    reversal,
     train,
     weights_of,
 )
@@ -39,35 +42,26 @@ def risks(network, discriminator, batch, grad_penalty):
     return task, adversary + grad_penalty * (slope**2).sum(1).mean()
 
 
+def steps(weights, batches, grad_penalty, lam, movers):
+    return adversarial_steps(
+        weights,
+        -4,
+        batches,
+        lambda network, discriminator, batch: risks(network, discriminator, batch, grad_penalty),
+        lam,
+        movers,
+        {"betas": (0.3, 0.9), **OPTIM},
+        {"betas": (0.3, 0.9), "lr": 0.02, "weight_decay": 0.1},
+    )
+
+
 def grl_steps(weights, batches, num_steps, grad_penalty=0.0, weight=1.0):
     """Ganin et al. 2016: one update of all, the network against the discriminator with weight lambda_p."""
-    weights = [w.clone().requires_grad_() for w in weights]
-    network, discriminator = weights[:-4], weights[-4:]
-    adam_n = Adam(network, betas=(0.3, 0.9), **OPTIM)
-    adam_d = Adam(discriminator, lr=0.02, betas=(0.3, 0.9), weight_decay=0.1)
-    for step, batch in enumerate(batches):
-        lam = weight * (2 / (1 + math.exp(-10 * step / num_steps)) - 1) if num_steps else weight
-        task, adversary = risks(network, discriminator, batch, grad_penalty)
-        grads_n = torch.autograd.grad(task - lam * adversary, network, retain_graph=True)
-        grads_d = torch.autograd.grad(adversary, discriminator)
-        adam_n.step(grads_n)
-        adam_d.step(grads_d)
-    return weights
+    return steps(weights, batches, grad_penalty, reversal(weight, num_steps), lambda t: "nd")
 
 
 def alternating_steps(weights, batches, k, grad_penalty=0.0, weight=1.0):
-    """DomainBed's AbstractDANN: a step is the discriminator's or the network's; t is raised before use."""
-    weights = [w.clone().requires_grad_() for w in weights]
-    network, discriminator = weights[:-4], weights[-4:]
-    adam_n = Adam(network, betas=(0.3, 0.9), **OPTIM)
-    adam_d = Adam(discriminator, lr=0.02, betas=(0.3, 0.9), weight_decay=0.1)
-    for t, batch in enumerate(batches, start=1):
-        task, adversary = risks(network, discriminator, batch, grad_penalty)
-        if t % (1 + k) < k:
-            adam_d.step(torch.autograd.grad(adversary, discriminator))
-        else:
-            adam_n.step(torch.autograd.grad(task - weight * adversary, network))
-    return weights
+    return steps(weights, batches, grad_penalty, lambda t: weight, domainbed_movers(k))
 
 
 @KINDS
@@ -145,7 +139,7 @@ def test_sgd_has_no_betas(form):
 
 
 def test_unknown_form_is_refused():
-    with pytest.raises(UnknownName, match=r"'gradient' is not a known form of DANN.*alternating"):
+    with pytest.raises(UnknownName, match=r"'gradient' is not a known form \(algorithm.form\).*alternating"):
         make("dann", {"form": "gradient"})
 
 

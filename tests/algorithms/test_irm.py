@@ -1,7 +1,11 @@
 import pytest
 import torch
 
+from dgbench.algorithm import build_algorithm
 from dgbench.hparams import draw
+from dgbench.network import build_network
+from dgbench.registry import UnknownName
+from dgbench.task import Task
 from tests.algorithms.reference import (
     adam_steps,
     assert_weights,
@@ -82,8 +86,53 @@ def test_last_row_of_an_odd_batch_is_in_neither_half():
 
 def test_one_example_has_no_halves():
     irm, (batch,) = make("irm"), random_batches(1, B=1)
-    with pytest.raises(ValueError, match=r"two halves.*got 1"):
+    with pytest.raises(ValueError, match=r"two halves.*got 1.*estimator=squared"):
         irm.loss(batch)
+
+
+def author_objective(weight: float, anneal: int, l2: float):
+    """As in the authors' script for Colored MNIST: mean slopes squared, an L2 term, all divided by the weight."""
+
+    def loss(weights, batch, step):
+        outputs = [mlp(weights, x)[1] for x in batch.x]
+        risk = sum(example_losses(z, y).mean() for z, y in zip(outputs, batch.y, strict=True)) / len(outputs)
+        penalty = sum(slope(z, y) ** 2 for z, y in zip(outputs, batch.y, strict=True)) / len(outputs)
+        now = weight if step >= anneal else 1.0
+        total = risk + l2 * sum((w**2).sum() for w in weights) + now * penalty
+        return total / now if now > 1 else total
+
+    return loss
+
+
+@KINDS
+@pytest.mark.parametrize("weight", [30.0, 0.3])
+@pytest.mark.parametrize("B", [1, 6])
+def test_as_on_colored_mnist(kind, weight, B):
+    options = {"estimator": "squared", "rescale": True, "l2_weight": 0.1, "resets_optimizer": False}
+    irm = make("irm", {"penalty_weight": weight, "anneal_steps": 2, **options}, kind)
+    batches, start = random_batches(4, kind, B=B), weights_of(irm)
+    torch.testing.assert_close(irm.loss(batches[0])["loss"], author_objective(weight, 2, 0.1)(start, batches[0], 0))
+    train(irm, batches)
+    assert_weights(irm, adam_steps(start, batches, author_objective(weight, 2, 0.1)))
+    for other in (author_objective(0.0, 0, 0.1), author_objective(weight, 2, 0.0)):
+        assert differs(irm, adam_steps(start, batches, other))
+    assert differs(irm, adam_steps(start, batches, author_objective(weight, 2, 0.1), restart_at=2))
+
+
+def test_single_logit():
+    task = Task("classification", 2, single_logit=True)
+    network = build_network("mlp", (5,), 1, width=7)
+    (batch,) = random_batches(1)
+    batch = batch._replace(y=batch.y % 2)
+    irm = build_algorithm("irm", task=task, network=network, num_domains=3, hparams={"estimator": "squared"}).double()
+    logits = mlp(weights_of(irm), batch.x)[1].squeeze(-1)
+    slopes = ((torch.sigmoid(logits) - batch.y) * logits).mean(1)
+    torch.testing.assert_close(irm.loss(batch)["penalty"], (slopes**2).mean())
+
+
+def test_unknown_estimator_is_refused():
+    with pytest.raises(UnknownName, match=r"'square' is not a known estimator.*Did you mean 'squared'"):
+        make("irm", {"estimator": "square"})
 
 
 def test_draws_are_domainbeds():
