@@ -18,6 +18,7 @@ _PUBLIC = {
     "train": "dgbench.api",
     "sweep": "dgbench.api",
     "load": "dgbench.trained",
+    "predict": "dgbench.prediction",
     "table": "dgbench.leaderboard.tables",
     "build_algorithm": "dgbench.algorithm",
     "check_algorithm": "dgbench.check",

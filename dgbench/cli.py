@@ -176,6 +176,27 @@ def table(
 
 
 @app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="The folder of one run.")],
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="domain=NAME,NAME, dataset=NAME and dataset.OPTION=VALUE for other data."
+        ),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", help="The file; else predictions.parquet of the run.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of which evaluation; else as train_validation chooses.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the data are; else as recorded, or DGBENCH_DATA.")
+    ] = None,
+) -> None:
+    """Write what a run's model answers, example by example, as a parquet file."""
+    from dgbench import prediction
+
+    print(prediction.write(run, keys or (), out=file, step=step, data_dir=data_dir))
+
+
+@app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="a file that holds one algorithm or dataset")],
     data_dir: Annotated[

@@ -68,6 +68,8 @@ def quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             # torch's own deprecation, raised inside Lightning at every batch transfer.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            # Batch norms whose statistics are frozen are in evaluation mode on purpose.
+            warnings.filterwarnings("ignore", message="Found .* in eval mode at the start", category=UserWarning)
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):

@@ -6,269 +6,17 @@ Explicit value > draw (`hparams_seed` > 0) > default. What is resolved here is w
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import pydantic
-
-from dgbench import hparams, plugins, record
-from dgbench.dataset import Card, GeneratedOptions, MultiDomainDataset
-from dgbench.devices import check_devices
+from dgbench import description, hparams, plugins, tuning
+from dgbench.dataset import Card, MultiDomainDataset
 from dgbench.hparams import Optim, seed_hash
+from dgbench.keys import Keys, NetworkOptions, TrainerOptions, typed
 from dgbench.network import network_recipe
 from dgbench.protocol import DOMAIN_SETS, Domains, Protocol, domain_sets, named_domains, resolve_domains
-from dgbench.registry import UnknownName, algorithms, datasets
-from dgbench.selection import selection
-
-CHECKPOINTS = ("none", "selected", "all")
-LOGGERS = ("none", "wandb")
-HPARAMS_PER = ("trial", "sweep")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
-
-@dataclass(kw_only=True)
-class NetworkOptions:
-    """The keys `network.*`."""
-
-    name: str = "auto"
-    width: int | None = None
-    depth: int | None = None
-    activation: str | None = None
-    init: str | None = None
-    norm: str | None = None
-    normalise: str | None = None
-    weights: str | None = None
-    freeze_bn: bool | None = None
-    channels_last: bool = False
-    compile: bool = False
-
-
-@dataclass(kw_only=True)
-class TrainerOptions:
-    """The keys `trainer.*`."""
-
-    accelerator: str = "auto"
-    devices: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    accumulate_grad_batches: int = 1
-    gradient_clip_val: float | None = None
-    deterministic: bool = True
-    benchmark: bool = False
-
-    def __post_init__(self) -> None:
-        if self.devices != 1 or self.strategy != "auto":
-            raise ValueError(
-                f"trainer.devices={self.devices} trainer.strategy={self.strategy}: a run uses one device in this "
-                "version. Leave them 1 and auto, and start several runs at once with hydra/launcher=joblib."
-            )
-        if self.accumulate_grad_batches < 1:
-            raise ValueError(f"trainer.accumulate_grad_batches={self.accumulate_grad_batches}, expected at least 1.")
-        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
-            raise ValueError(f"trainer.gradient_clip_val={self.gradient_clip_val}, expected more than 0, or null.")
-        if self.precision not in PRECISIONS:
-            raise UnknownName("precision (trainer.precision)", self.precision, PRECISIONS)
-
-
-@dataclass(kw_only=True)
-class Keys:
-    """The keys of a run outside the groups; `configs/config.yaml` says what each means."""
-
-    data_dir: str
-    runs_dir: str
-    plugins: list[str]
-    test_domains: str | int | list[str | int]
-    train_domains: list[str | int] | None
-    val_domains: list[str | int] | None
-    hparams_seed: int
-    hparams_per: str
-    hparams_from: str | None
-    trial_seed: int
-    seed: int | None
-    averaging: str
-    logger: str
-    group: str | None
-    label: str | None
-    criteria: list[str] | None
-    checkpoints: str
-    overwrite: bool
-    retry: bool
-    workers: int
-    threads: int | None
-    devices: Any
-    runs_per_device: int
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("checkpoints", CHECKPOINTS),
-            ("logger", LOGGERS),
-            ("averaging", ("none",)),
-            ("hparams_per", HPARAMS_PER),
-        ):
-            if getattr(self, name) not in known:
-                raise UnknownName(f"value of {name}", getattr(self, name), known)
-        for name in self.criteria or ():
-            selection(name)
-        for name in ("hparams_seed", "trial_seed", "seed", "workers", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name}={value}, expected 0 or more.")
-        check_devices(self.devices, self.runs_per_device)
-
-
-@dataclass(kw_only=True)
-class Run:
-    """One run, resolved: every value that decides its numbers, and where and how it is run."""
-
-    algorithm: str
-    version: int
-    hp: Any
-    optim: Optim
-    dataset: MultiDomainDataset
-    dataset_name: str
-    domains: Domains
-    protocol: Protocol
-    network: NetworkOptions
-    recipe: dict[str, Any]
-    """The network's options with its defaults filled in."""
-    trainer: TrainerOptions
-    keys: Keys
-    seed: int
-    tuned: dict[str, Any] | None
-    """Where the hyper-parameters were chosen, if a sweep was asked for them."""
-    config: dict[str, Any] = field(repr=False)
-    """The composed configuration this was resolved from."""
-
-    @functools.cached_property
-    def data(self) -> MultiDomainDataset:
-        """The examples: those of `dataset`, or, where every run draws its own, those of the run's seed."""
-        if not self.draws_data:
-            return self.dataset
-        options = {**dataclasses.asdict(self.dataset.options), "data_seed": self.seed}
-        return type(self.dataset)(self.keys.data_dir, **options)
-
-    @property
-    def draws_data(self) -> bool:
-        """Whether the data are drawn from the run's seed."""
-        return self.protocol.draw_data_per_run and isinstance(self.dataset.options, GeneratedOptions)
-
-    @functools.cached_property
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the numbers; no path, no machine, no code version."""
-        trainer = self.trainer
-        return {
-            "schema": record.SCHEMA,
-            "kind": "train",
-            "dataset": {
-                "name": self.dataset_name,
-                "version": self.dataset.card.version,
-                "options": self.dataset.describe_options() | ({"data_seed": "seed"} if self.draws_data else {}),
-                "fingerprint": fingerprint(self.dataset),
-            },
-            "domains": dataclasses.asdict(self.domains),
-            "protocol": self.protocol.decisive,
-            "network": self.recipe,
-            "algorithm": {
-                "name": self.algorithm,
-                "version": self.version,
-                "hparams": dataclasses.asdict(self.hp),
-            },
-            "optim": dataclasses.asdict(self.optim),
-            "averaging": self.keys.averaging,
-            "trainer": {
-                "precision": trainer.precision,
-                "accumulate_grad_batches": trainer.accumulate_grad_batches,
-                "gradient_clip_val": trainer.gradient_clip_val,
-                "devices": trainer.devices,
-            },
-            "seed": self.seed,
-            "trial_seed": self.keys.trial_seed,
-            # What sets a run apart from another of equal numbers, so that each has its own row.
-            "label": self.keys.label,
-            "tuned": self.tuned,
-        }
-
-    @functools.cached_property
-    def run_id(self) -> str:
-        """The name of the run's folder."""
-        return record.identity_hash(self.identity)
-
-    @property
-    def folder(self) -> record.RunFolder:
-        """Where the run is, or will be."""
-        return record.RunFolder(Path(self.keys.runs_dir).expanduser() / self.run_id)
-
-    @property
-    def label(self) -> str:
-        """What a person calls it."""
-        trial = f"h{self.keys.hparams_seed} t{self.keys.trial_seed}"
-        name = self.keys.label or self.algorithm
-        return f"{name} on {self.dataset_name}, test {'+'.join(self.domains.test)}, {trial}"
-
-
-_FINGERPRINTS: WeakKeyDictionary[MultiDomainDataset, str] = WeakKeyDictionary()
-
-
-def fingerprint(dataset: MultiDomainDataset) -> str:
-    """The dataset's fingerprint, computed once per object."""
-    if dataset not in _FINGERPRINTS:
-        _FINGERPRINTS[dataset] = dataset.fingerprint()
-    return _FINGERPRINTS[dataset]
-
-
-def typed(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a dataclass from what a user wrote.
-
-    Args:
-        cls: the dataclass.
-        values: its fields.
-        where: prefix of the keys in messages.
-
-    Raises:
-        UnknownName: a field that the dataclass does not have.
-        ValueError: a value of another type.
-    """
-    known = [f.name for f in dataclasses.fields(cls)]
-    for name in values:
-        if name not in known:
-            raise UnknownName("key", where + name, [where + k for k in known])
-    try:
-        return _adapter(cls).validate_python(dict(values))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
-            raise cause from error
-        name = where + str(first["loc"][0])
-        raise ValueError(f"{name}={first['input']!r}: {first['msg'].lower()}.") from error
-
-
-@functools.cache
-def _adapter(cls: type) -> pydantic.TypeAdapter:
-    return pydantic.TypeAdapter(cls)
-
-
-@functools.lru_cache(maxsize=4)
-def _opened(cls: type[MultiDomainDataset], data_dir: str, options: str) -> MultiDomainDataset:
-    return cls(data_dir, **json.loads(options))
-
-
-def open_dataset(name: str, data_dir: str, options: Mapping[str, Any]) -> MultiDomainDataset:
-    """A dataset by name; the same object for the same options, so that a sweep reads it once.
-
-    Args:
-        name: of the registry.
-        data_dir: folder under which datasets keep their files.
-        options: fields of its `Options` that are not null.
-    """
-    cls = datasets[name]
-    given = {key: value for key, value in options.items() if value is not None}
-    checked = dataclasses.asdict(typed(cls.Options, given, "dataset."))
-    return _opened(cls, str(data_dir), json.dumps(checked, sort_keys=True))
+from dgbench.registry import algorithms
+from dgbench.run import Run, open_dataset
 
 
 def resolve(config: Mapping[str, Any]) -> Run:
@@ -300,11 +48,10 @@ def resolve(config: Mapping[str, Any]) -> Run:
     network = _network(typed(NetworkOptions, nodes["network"], "network."), protocol, card)
     hp = _with_explicit(hp, nodes["algorithm"], "algorithm.")
     optim = dataclasses.replace(_with_explicit(optim, nodes["optim"], "optim."), num_steps=protocol.num_steps)
-    options = {name: value for name, value in dataclasses.asdict(network).items() if name != "name"}
     seed = keys.seed
     if seed is None:
         seed = seed_hash(dataset_name, algorithm_name, list(domains.test), keys.hparams_seed, keys.trial_seed)
-    return Run(
+    run = Run(
         algorithm=algorithm_name,
         version=cls.version,
         hp=hp,
@@ -314,13 +61,35 @@ def resolve(config: Mapping[str, Any]) -> Run:
         domains=domains,
         protocol=protocol,
         network=network,
-        recipe=network_recipe(network.name, dropout=optim.dropout, **options),
+        recipe=_recipe(network, optim),
         trainer=typed(TrainerOptions, nodes["trainer"], "trainer."),
         keys=keys,
         seed=seed,
         tuned=None,
         config=config,
     )
+    return run if keys.hparams_from is None else _tuned(run, nodes)
+
+
+def _tuned(run: Run, nodes: Mapping[str, Mapping[str, Any]]) -> Run:
+    """The run with the hyper-parameters that another sweep chose; what the user writes still stands."""
+    sweep, columns = str(run.keys.hparams_from), description.columns(run)
+    if run.keys.hparams_seed != 0:
+        raise ValueError(
+            f"hparams_seed={run.keys.hparams_seed} draws hyper-parameters, and hparams_from={sweep} has them chosen. "
+            "Leave one of the two out."
+        )
+    criterion = (run.keys.criteria or ["train_validation"])[0]
+    said = tuning.chosen(sweep, criterion, columns, (columns["trial_seed"], columns["data_seed"]))
+    hp = _with_explicit(type(run.hp)(**said.pop("hparams")), nodes["algorithm"], "algorithm.")
+    optim = _with_explicit(Optim(**said.pop("optim")), nodes["optim"], "optim.")
+    optim = dataclasses.replace(optim, num_steps=run.protocol.num_steps)
+    return dataclasses.replace(run, hp=hp, optim=optim, recipe=_recipe(run.network, optim), tuned=said)
+
+
+def _recipe(network: NetworkOptions, optim: Optim) -> dict[str, Any]:
+    options = {name: value for name, value in dataclasses.asdict(network).items() if name != "name"}
+    return network_recipe(network.name, dropout=optim.dropout, **options)
 
 
 def _protocol(node: Mapping[str, Any], dataset: MultiDomainDataset) -> Protocol:

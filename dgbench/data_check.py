@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dgbench import composition
 from dgbench.card_contract import COMMON, Subject
-from dgbench.config import typed
 from dgbench.dataset import Domain, FileOptions, ImageOptions, MultiDomainDataset
+from dgbench.keys import typed
 from dgbench.registry import datasets
 
 DIGESTS = {32: "md5", 64: "sha256"}

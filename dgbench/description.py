@@ -12,8 +12,8 @@ import torch
 
 import dgbench
 from dgbench import record
-from dgbench.config import Run
 from dgbench.dataset import GeneratedOptions
+from dgbench.run import Run
 
 # What `data_seed` says of data that have none, or that every run draws from its own seed.
 NOT_DRAWN = -1
@@ -28,7 +28,7 @@ def header(run: Run) -> dict[str, Any]:
         "label": run.label,
         "identity": run.identity,
         "config": run.config,
-        "columns": _columns(run),
+        "columns": columns(run),
         "group": run.keys.group,
         "package_version": dgbench.__version__,
         "versions": {
@@ -41,8 +41,12 @@ def header(run: Run) -> dict[str, Any]:
     }
 
 
-def _columns(run: Run) -> dict[str, Any]:
-    """What tables group by."""
+def columns(run: Run) -> dict[str, Any]:
+    """What tables group by.
+
+    Args:
+        run: resolved, but for the choice of its hyper-parameters perhaps.
+    """
     identity, domains, options = run.identity, run.domains, dict(run.identity["dataset"]["options"])
     # Draws of generated data are trials of one experiment, not different data.
     data_seed = options.pop("data_seed", NOT_DRAWN)

@@ -24,13 +24,13 @@ import torch
 from dgbench import record
 from dgbench.algorithm import Algorithm, build_algorithm
 from dgbench.clock import quiet_lightning, seed_everything
-from dgbench.config import Run
 from dgbench.description import header
 from dgbench.evaluation import Evaluation, Evaluator
 from dgbench.loader import Batches, Split, TrainingLoader
 from dgbench.network import build_network, weights_hash
 from dgbench.record import Interrupted, RunFolder
 from dgbench.registry import algorithms
+from dgbench.run import Run
 from dgbench.splits import make_splits, wanted_splits
 from dgbench.writing import CannotWrite, tidy
 
@@ -120,8 +120,18 @@ def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
     network = build_network(
         run.network.name, run.dataset.input_shape, task.num_outputs, dropout=run.optim.dropout, **options
     )
-    if algorithms[run.algorithm].needs.metadata and any(split.domain.metadata is None for split in inside):
+    needs = algorithms[run.algorithm].needs
+    if needs.metadata and any(split.domain.metadata is None for split in inside):
         raise ValueError(f"{run.algorithm} needs domain metadata, which {run.dataset_name} does not have.")
+    sampling = run.protocol.sampling
+    unmet = needs.unmet(task, len(inside), pretrained=network.pretrained, domain_rows=sampling != "pooled")
+    if unmet:
+        raise ValueError(f"{run.algorithm} {unmet}.")
+    if sampling.startswith("domains:") and int(sampling[8:]) < needs.min_domains:
+        raise ValueError(
+            f"{run.algorithm} needs at least {needs.min_domains} training domains in a batch, but "
+            f"protocol.sampling={sampling}. Take more domains at a time."
+        )
     if network.recipe["normalise"] == "data":
         network.normalise.fit(torch.cat([_sampled(split) for split in inside]))
     return build_algorithm(
@@ -209,6 +219,8 @@ def _batches(run: Run, splits: Mapping[tuple[str, str], Split], algorithm: Algor
         inside,
         run.optim.batch_size,
         run.seed,
+        sampling=run.protocol.sampling,
+        replacement=run.protocol.replacement,
         draw=algorithm.make_sampler(targets, owners),
         unlabeled=[splits["uda", name] for name in run.domains.test if ("uda", name) in splits],
         augment=run.protocol.augment,

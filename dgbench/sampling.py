@@ -219,8 +219,8 @@ def build_sampler(
     least = min(sizes)
     if least < batch_size * per_row:
         raise ValueError(
-            f"protocol.replacement=false draws no example twice, but {names[sizes.index(least)]} has {least} examples "
-            f"and a row takes {batch_size * per_row}. Set optim.batch_size to at most {least // per_row}, "
+            f"protocol.replacement=false draws no example twice, but a row takes {batch_size * per_row} and there are "
+            f"{least} examples of {names[sizes.index(least)]}. Set optim.batch_size to at most {least // per_row}, "
             "or protocol.replacement=true."
         )
     return Rows(sizes, WithoutReplacement(sizes, batch_size * per_row, (purpose, seed)))

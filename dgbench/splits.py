@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from dgbench.config import Run
 from dgbench.dataset import Augmented, Domain
 from dgbench.loader import Split
 from dgbench.protocol import split_indices, split_uda
 from dgbench.registry import algorithms
+from dgbench.run import Run
 from dgbench.selection import REPORTED, VALIDATION, criteria, selection
 
 HELD_OUT = ("val", "out")

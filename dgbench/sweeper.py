@@ -29,9 +29,9 @@ from rich.progress import (
 )
 
 from dgbench import composition, config, devices, record
-from dgbench.config import Run
 from dgbench.lock import RunIsLocked
 from dgbench.protocol import DOMAIN_SETS, domain_sets, named_domains
+from dgbench.run import Run, open_dataset
 from dgbench.selection import selection
 from dgbench.writing import replace_file, writable
 
@@ -107,7 +107,7 @@ def _with(node: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str,
 def _domain_sets(composed: Mapping[str, Any]) -> list[tuple[list[str | int] | None, list[str]]]:
     """Training domains (None: those that are left) and test domains of each run."""
     node = dict(composed["dataset"])
-    dataset = config.open_dataset(node.pop("name"), composed["data_dir"], node)
+    dataset = open_dataset(node.pop("name"), composed["data_dir"], node)
     names, wanted, trained = dataset.domain_names, composed["test_domains"], composed["train_domains"]
     if wanted == "each_train" and trained:
         raise ValueError(

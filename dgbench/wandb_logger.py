@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import wandb
 from pytorch_lightning.loggers.logger import Logger
 
-from dgbench.config import Run
+from dgbench.run import Run
 
 INIT_SECONDS = 30
 FINISH_SECONDS = 300

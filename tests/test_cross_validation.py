@@ -8,6 +8,7 @@ import random
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kept = {key: v for key, v in scores.items() if key.startswith("out") or key[3:] in test}
         steps = [step for step in STEPS if rng.random() > 0.05]
         lines = [(step, {key: (value + step / 500) % 1 for key, value in kept.items()}) for step in steps]
-        columns = {"algorithm": algorithm, "trial_seed": trial, "hparams_seed": draw, "num_steps": 201}
+        columns: dict[str, Any] = {"algorithm": algorithm, "trial_seed": trial, "hparams_seed": draw, "num_steps": 201}
         make_run(runs_dir, lines, domains=DOMAINS, test=test, **columns)
     return runs_dir
 

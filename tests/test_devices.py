@@ -1,6 +1,7 @@
 """GPUs shared by runs: lists that stand for real ones, and processes that contend for them."""
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -128,8 +129,13 @@ def test_waiting_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv(VISIBLE, "3")
     slots = Slots(tmp_path)
     _, handle = slots.take([Device("3", "3")], 1) or pytest.fail("none is free")
-    looks = iter(range(3))
-    monkeypatch.setattr(time, "sleep", lambda _: next(looks) == 2 and os.close(handle))
+    looks = itertools.count(1)
+
+    def sleep(_):
+        if next(looks) == 3:
+            os.close(handle)
+
+    monkeypatch.setattr(time, "sleep", sleep)
     with Process(slots).taken("auto", 1):
         assert os.environ[VISIBLE] == "3"
     assert [r.getMessage() for r in caplog.records] == ["Waiting for a free GPU of 3 (runs_per_device=1)."]

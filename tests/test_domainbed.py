@@ -1,5 +1,6 @@
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from dgbench.domainbed import ALGORITHMS, DATASETS, _ours, _theirs
 from dgbench.protocol import domainbed_jobs
 from dgbench.registry import UnknownName, algorithms, datasets
 
-ERM = {"algorithms": ["ERM"], "data_dir": "/data"}
+ERM: dict[str, Any] = {"algorithms": ["ERM"], "data_dir": "/data"}
 
 
 def digest(jobs):
@@ -96,7 +97,7 @@ def test_names_may_be_spelled_as_dgbench_does():
         ["erm", "vrex", "group_dro", "ib_irm", "causirl_mmd"],
         ["ERM", "VREx", "GroupDRO", "IB_IRM", "CausIRL_MMD"],
     )
-    asked = {"data_dir": "/data", "n_hparams": 1}
+    asked: dict[str, Any] = {"data_dir": "/data", "n_hparams": 1}
     assert domainbed_jobs(ours, ["rotated_mnist"], **asked) == domainbed_jobs(theirs, ["RotatedMNIST"], **asked)
     assert domainbed_jobs("erm", "pacs", **asked) == domainbed_jobs(["ERM"], ["PACS"], **asked)
     for kind, known in (("algorithm", ALGORITHMS), ("dataset", DATASETS)):

@@ -2,14 +2,12 @@ import itertools
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy.stats
 import torch
 
 from dgbench.algorithm import Algorithm
 from dgbench.dataset import Domain
-from dgbench.loader import Balanced, Batches, TrainingLoader, evaluation_batches
+from dgbench.loader import Batches, TrainingLoader, evaluation_batches
 from tests.toy import SIZES, splits
 
 # Of machines with one core, and of newer Pythons' view of processes that are forked.
@@ -83,18 +81,6 @@ def test_every_row_holds_examples_of_its_own_domain_and_split(lazy):
         assert torch.equal(batch.y, 100 * batch.domain + batch.x[..., 1].long())
         seen |= set(batch.y.flatten().tolist())
     assert seen == {100 * d + k for d, n in enumerate(SIZES) for k in range(1, 2 * n, 2)}
-
-
-def test_examples_are_drawn_uniformly_with_replacement():
-    draw, generator = Balanced(SIZES, 3000), torch.Generator().manual_seed(0)
-    rows, start = draw(generator), 0
-    for row, n in zip(rows, SIZES, strict=True):
-        counts = np.bincount(row.numpy() - start, minlength=n)
-        assert len(counts) == n
-        assert scipy.stats.chisquare(counts).pvalue > 1e-3
-        start += n
-    repeats = [len(set(Balanced((50,), 2)(generator).flatten().tolist())) == 1 for _ in range(5000)]
-    assert 0.01 < np.mean(repeats) < 0.03
 
 
 def everything(generator):

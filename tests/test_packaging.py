@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests import homemade
+
 ROOT = Path(__file__).resolve().parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
 SHELVES = ("algorithms", "configs", "datasets", "leaderboard")
@@ -116,9 +118,9 @@ def installed(wheel, tmp_path_factory):
     return Path(command)
 
 
-def call(*command, cwd):
-    """Output of a command that must succeed, in an environment that says nothing of dgbench or Python."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "DGBENCH", "VIRTUAL_ENV"))}
+def call(*command, cwd, **env):
+    """Output of a command that must succeed, in an environment that says nothing else of dgbench or Python."""
+    env |= {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "DGBENCH", "VIRTUAL_ENV"))}
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )
@@ -172,6 +174,43 @@ def test_wheel_sweeps_in_worker_processes(installed, tmp_path):
     )
     (run,) = tmp_path.glob("runs/*/run.json")
     assert '"complete"' in run.read_text()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A reader's own folder: methods, one of them with a helper, and a dataset."""
+    files = {
+        "mine/algorithms/_factor.py": homemade.HELPER,
+        "mine/algorithms/risk/my_method.py": homemade.method("MyMethod", helper=".._factor"),
+        "mine/datasets/my_data.py": homemade.dataset(),
+        "own_method.py": homemade.method("OwnMethod"),
+    }
+    return homemade.write(tmp_path_factory.mktemp("elsewhere"), files)
+
+
+@pytest.mark.parametrize("file", ["algorithms/risk/my_method.py", "datasets/my_data.py"])
+def test_wheel_checks_what_is_homemade(file, installed, elsewhere):
+    assert "\nno " not in call(installed / "dgbench", "check", f"mine/{file}", cwd=elsewhere)
+
+
+def test_wheel_lists_what_is_homemade(installed, elsewhere):
+    named = {"cwd": elsewhere, "DGBENCH_PLUGINS": "mine,own_method.py"}
+    said = call(installed / "dgbench", "list", "algorithms", **named)
+    assert "my_method " in said
+    assert "own_method " in said
+    assert "my_data " in call(installed / "dgbench", "list", "datasets", **named)
+
+
+def test_wheel_trains_and_ranks_what_is_homemade(installed, elsewhere):
+    sweep = ("train", "-m", "algorithm=my_method,own_method", "dataset=my_data", "protocol.num_steps=3")
+    here = call(installed / "dgbench", *sweep, "test_domains=0", cwd=elsewhere, DGBENCH_PLUGINS="mine,own_method.py")
+    assert "2 runs: 2 complete" in here
+    keys = ("plugins=[mine,own_method.py]", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert "6 runs: 6 complete" in call(installed / "dgbench", *sweep, "test_domains=each", *keys, cwd=elsewhere)
+    ranked = call(installed / "dgbench", "table", "runs", cwd=elsewhere)
+    assert "my_method" in ranked
+    assert "own_method" in ranked
+    assert "missing" not in ranked
 
 
 @pytest.mark.parametrize("place", ["root", "elsewhere"])

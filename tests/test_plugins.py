@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 import dgbench
-from dgbench import composition, config, plugins, registry, sweeper
+from dgbench import application, cli, composition, config, plugins, registry, sweeper
 from dgbench.registry import ComponentError, Registry, algorithms, datasets
 from tests import homemade
 
@@ -158,6 +159,28 @@ def test_a_file_of_no_kind_is_answered_in_a_sentence(tmp_path, text, said):
     assert plugins.in_effect() == []
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("from ._gone import x\n", r"unfinished.py cannot be imported \(ModuleNotFoundError: .*_gone'\) at line 1 of"),
+        ("def :\n", r"unfinished.py cannot be imported \(SyntaxError: .* line 1\)\)\. Mend it"),
+        ("1 / 0\n", r"unfinished.py cannot be imported \(ZeroDivisionError: division by zero\) at line 1 of .*unfinis"),
+        (
+            "import lab_tools.x\n",
+            r"needs the package 'lab_tools', which is not installed. Install it: pip install lab_",
+        ),
+    ],
+)
+def test_an_unfinished_file_of_a_folder_is_answered_when_it_is_used(folder, text, said):
+    plugins.add([homemade.write(folder, {"algorithms/unfinished.py": text})])
+    listed = CliRunner().invoke(cli.app, ["list", "algorithms"])
+    assert listed.exit_code == 0
+    assert "unfinished" in listed.stdout
+    assert ("no Python: invalid syntax" in listed.stdout) == text.startswith("def")
+    with pytest.raises(ComponentError, match=said):
+        algorithms["unfinished"]
+
+
 @pytest.mark.parametrize("other", ["shelf", "plugin"])
 def test_a_name_that_is_taken_is_an_error_that_names_both_places(folder, other, monkeypatch):
     name = {"shelf": "erm", "plugin": "deep_method"}[other]
@@ -183,6 +206,13 @@ def test_the_key_takes_a_list_or_one(folder, monkeypatch):
     assert composition.compose(["plugins=null", "algorithm=own_method"])["plugins"] == plugins.in_effect()
     with pytest.raises(ValueError, match=r"plugins=\[a\],b: all runs of a command have the same plugins. Write"):
         composition.parse(["plugins=[a],b"])
+
+
+def test_a_sweep_hands_all_plugins_on(folder, monkeypatch):
+    homemade.write(folder.parent, {"own_method.py": homemade.method()})
+    monkeypatch.setenv("DGBENCH_PLUGINS", "own_method.py")
+    (handed,) = application._stashed(composition.parse(["plugins=mine"]))
+    assert handed == f"hydra.sweeper.arguments=['plugins=[\\'{folder.parent}/own_method.py\\',\\'{folder}\\']']"
 
 
 def test_a_run_is_the_same_wherever_its_plugins_are(folder, monkeypatch):

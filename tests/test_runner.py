@@ -222,7 +222,7 @@ def test_checkpoints_are_kept_as_asked(how, keys):
 
 def test_load_gives_the_model_that_was_evaluated(keys):
     outcome = dgbench.train(**keys, checkpoints="all")
-    domain = dgbench.config.open_dataset("digits_rot", "data", {}).domains[0]
+    domain = dgbench.run.open_dataset("digits_rot", "data", {}).domains[0]
     inside, _ = dgbench.protocol.split_indices(len(domain), 0.2, 0, 0)
     x, y = domain.__getitems__(torch.from_numpy(inside))
     for line in RunFolder(outcome.folder).lines():

@@ -43,4 +43,4 @@ class MMD(Algorithm):
         features = self.network.features(batch.x.flatten(0, 1))  # (D*B, F)
         nll = self.task.loss(self.network.head(features), batch.y.flatten(0, 1))  # ()
         penalty = mean_pairwise_mmd(features.unflatten(0, (D, B)))  # ()
-        return {"loss": nll, "nll": nll, "penalty": penalty}
+        return {"loss": nll + self.hp.penalty_weight * penalty, "nll": nll, "penalty": penalty}

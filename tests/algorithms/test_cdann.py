@@ -93,6 +93,13 @@ def test_balanced_classes_and_equal_class_vectors_are_dann():
     torch.testing.assert_close(cdann.loss(batch), dann.loss(batch))
 
 
+def test_a_batch_without_the_last_class():
+    cdann, (batch,) = make("cdann", SMALL), random_batches(1)
+    batch = batch._replace(y=batch.y.clamp(max=2))
+    start = weights_of(cdann)
+    torch.testing.assert_close(cdann.loss(batch)["domain_nll"], risks(start[:-5], start[-5:], batch, 0.0, C=4)[1])
+
+
 def test_class_weights():
     class_divisor = sys.modules[type(make("cdann")).__module__].class_divisor
     y = torch.tensor([0, 1, 1, 2, 2, 2])

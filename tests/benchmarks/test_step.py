@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dgbench import composition, config, runner, wandb_logger
 from dgbench.clock import quiet_lightning
-from dgbench.config import Run
+from dgbench.run import Run
 from dgbench.dataset import as_float
 from dgbench.splits import make_splits
 from tests.benchmarks.timing import Stopwatch, alternate, differences, in_ms, processor_time, ratios, row, seconds, show

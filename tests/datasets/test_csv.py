@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgbench import check, config
+from dgbench import check, run
 from dgbench.dataset import MissingData
 from dgbench.registry import UnknownName, datasets
 
@@ -103,7 +103,7 @@ def test_what_is_left_open_and_what_is_said_are_one_run(write):
     features = ["size", "rooms", "garden"]
     said = {"task": "regression", "features": features, "target_scale": "standard"}
     asked = {"root": root, "target": "price", "domain": "city", "features": features}
-    opened = [config.open_dataset("csv", "data", {**asked, **more}) for more in ({}, said)]
+    opened = [run.open_dataset("csv", "data", {**asked, **more}) for more in ({}, said)]
     assert opened[0].describe_options() == opened[1].describe_options()
     assert "root" not in opened[0].describe_options()
 

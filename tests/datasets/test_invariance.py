@@ -71,7 +71,7 @@ def test_the_regression_on_the_causes_is_shared(load_once):
         x, y = split(dataset, domain, "in")
         weights.append(np.linalg.lstsq(x[:, :5], y, rcond=None)[0])
     # The noise of a weight is that of the target over the deviation of the cause and the root of N.
-    np.testing.assert_allclose(*weights, atol=4 * math.sqrt(2 * 5 / N))
+    np.testing.assert_allclose(weights[0], weights[1], atol=4 * math.sqrt(2 * 5 / N))
 
 
 def test_the_invariant_regression_errs_by_the_closed_form(load_once):
@@ -81,9 +81,9 @@ def test_the_invariant_regression_errs_by_the_closed_form(load_once):
     assert abs(errors(dataset, slice(5)) - closed) < 4 * spread
 
 
-@pytest.mark.parametrize(("num_domains", "erm", "oracle"), [(2, 6.63, 5.63), (3, 13.36, 10.42)])
-def test_pooled_regression_errs_as_the_authors_report(num_domains, erm, oracle):
-    """Their ERM and oracle, means over data seeds; the deviation of one seed is 1.49 and 0.16 at three domains."""
+@pytest.mark.parametrize(("num_domains", "erm", "spread", "oracle"), [(2, 6.63, 0.4, 5.63), (3, 13.36, 1, 10.42)])
+def test_pooled_regression_errs_as_the_authors_report(num_domains, erm, spread, oracle):
+    """Their ERM and oracle, means over data seeds; at three domains one seed deviates by 1.49 and 0.16."""
     made = {
         permuted: np.mean(
             [
@@ -93,8 +93,8 @@ def test_pooled_regression_errs_as_the_authors_report(num_domains, erm, oracle):
         )
         for permuted in (False, True)
     }
-    assert abs(made[False] - erm) < 4 * 1.5 / math.sqrt(12)
-    assert abs(made[True] - oracle) < 0.2
+    assert abs(made[False] - erm) < spread
+    assert abs(made[True] - oracle) < 0.15
 
 
 def test_cows_stand_on_grass_as_often_as_promised(load_once):
@@ -148,7 +148,7 @@ def test_test_rows_have_other_rows_effects(name, load_once):
             # Whole rows move, and none is lost.
             np.testing.assert_array_equal(np.unique(block, axis=0), np.unique(shuffled, axis=0))
         assert max(explained(broken, b, "in"), explained(kept, a, "test")) < 0.003
-    assert explained(kept, kept.domains[2], "in") > 0.3
+    assert explained(kept, kept.domains[2], "in") > 0.1
 
 
 @pytest.mark.parametrize("name", PLAIN)
