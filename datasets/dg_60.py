@@ -37,6 +37,7 @@ class DG60(SpiralDataset):
 
     card = spiral_card(
         60,
+        sources=(2, 14, 23, 33, 41, 59),
         summary="Sixty pairs of clusters, turned by an angle that is the domain's; which of the two?",
     )
     least_affinity = 0.2

@@ -90,21 +90,41 @@ def demo(
     raise typer.Exit(code)
 
 
+@app.command("experiment")
+def experiment_(
+    name: Annotated[str, typer.Argument(help="a name that `dgbench list experiments` prints, or a .yaml of your own")],
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Replaces that key in every stage that trains, or is added."),
+    ] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Print the stages and their runs; run nothing.")] = False,
+) -> None:
+    """Train, rank and compare as a file of stages says; the same command continues."""
+    from dgbench import experiment
+
+    raise typer.Exit(experiment.run(name, keys or (), only_plan=only_plan))
+
+
 @app.command("list")
 def list_(
-    shelf: Annotated[str | None, typer.Argument(help="algorithms or datasets; without it, the shelves themselves")] = (
-        None
-    ),
+    shelf: Annotated[
+        str | None, typer.Argument(help="algorithms, datasets or experiments; without it, the shelves themselves")
+    ] = None,
 ) -> None:
     """List what is on a shelf, one line each."""
+    from dgbench import experiment
+
     rows: list[tuple[str, ...]]
     if shelf is None:
-        rows = [(name, f"{len(kind.names())}", f"dgbench list {name}") for name, kind in KINDS.items()]
+        counts = {**{name: len(kind.names()) for name, kind in KINDS.items()}, "experiments": len(experiment.names())}
+        rows = [(name, f"{count}", f"dgbench list {name}") for name, count in counts.items()]
     elif shelf in KINDS:
         places = KINDS[shelf].places().items()
         rows = [(name, place.family, _first_line(place.path)) for name, place in places]
+    elif shelf == "experiments":
+        rows = [(name, experiment.summary(experiment.find(name))) for name in experiment.names()]
     else:
-        raise UnknownName("shelf", shelf, KINDS)
+        raise UnknownName("shelf", shelf, (*KINDS, "experiments"))
     out.print(listing(rows))
 
 
@@ -121,12 +141,19 @@ def _first_line(path: Path) -> str:
 
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(help="algorithm or dataset")],
+    kind: Annotated[str, typer.Argument(help="algorithm, dataset or experiment")],
     name: Annotated[str, typer.Argument(help="a name that `dgbench list` prints")],
 ) -> None:
     """Show what a component is, its options, and where its file lies."""
-    if kind not in (kinds := [shelf.kind for shelf in KINDS.values()]):
+    kinds = [*(shelf.kind for shelf in KINDS.values()), "experiment"]
+    if kind not in kinds:
         raise UnknownName("kind of component", kind, kinds)
+    if kind == "experiment":
+        from dgbench import experiment
+
+        for part in experiment.sheet(name):
+            out.print(part, highlight=False, soft_wrap=True)
+        return
     from dgbench import sheet
 
     for part in sheet.algorithm(name) if kind == registry.algorithms.kind else sheet.dataset(name):

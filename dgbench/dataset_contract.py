@@ -58,8 +58,9 @@ def domains(subject: Subject) -> None:
         return
     expected = card.domains
     if subject.has_own_options:
-        # An option may leave domains out; the others keep their order.
-        expected = tuple(name for name in card.domains if name in names)
+        # An option may leave domains out, or add some; the others keep their order.
+        known = tuple(name for name in card.domains if name in names)
+        expected = names if tuple(name for name in names if name in known) == known else known
     if names != expected:
         raise Violation(f"The domains are {', '.join(names)}, expected {', '.join(expected)}. Mend load or the card.")
     if card.sizes and not subject.has_own_options and sizes != card.sizes:
@@ -187,6 +188,8 @@ def classes(subject: Subject) -> None:
     dataset = subject.dataset
     if not dataset.task.is_classification:
         raise NotApplicable("It is no classification.")
+    if not dataset.card.domains:
+        raise NotApplicable("The reader's files decide.")
     for domain in dataset.domains:
         counts = torch.bincount(domain.targets, minlength=dataset.task.num_classes)
         missing = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]

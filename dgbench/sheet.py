@@ -216,7 +216,8 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     sizes = dict(zip(card.domains, card.sizes, strict=False))
     domains = ", ".join(f"{name} ({sizes[name]})" if name in sizes else name for name in card.domains)
     yield "Domains", f"{domains}: {sum(card.sizes)} in all" if sizes else domains or theirs
-    yield "Classes", f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else theirs
+    unnamed = "none: a regression" if card.domains else theirs
+    yield "Classes", f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else unnamed
     yield "Regime", card.regime
     weights = f"weights {card.weights}" if card.weights else "random initial weights"
     yield "Network", f"{card.network}, {weights}"

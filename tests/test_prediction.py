@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import dgbench
+import dgbench.run
 from dgbench import cli, prediction
 from dgbench.algorithms.erm import ERM
 from dgbench.dataset import MissingData
@@ -191,9 +192,10 @@ def test_files_that_moved_are_found_again_by_their_root(keys, tmp_path):
     given = {"dataset": "image_folder", "dataset.root": str(tmp_path / "before"), "dataset.image_size": 16}
     network = {"network.name": "small_cnn", "network.weights": "none", "workers": 0}
     run = dgbench.train(**{**keys, **given, **network, "test_domains": ["light"]}).folder
-    before = dgbench.predict(run, domain="dark,light".split(","))
+    before = dgbench.predict(run, domain=["dark", "light"])
     assert_as_recorded(run, before, dgbench.load(run).step - 1, Task("classification", 2))
     (tmp_path / "before").rename(tmp_path / "after")
+    dgbench.run._opened.cache_clear()  # as in another process
     with pytest.raises(MissingData, match="before"):
         dgbench.predict(run)
     after = dgbench.predict(run, domain=["dark", "light"], **{"dataset.root": str(tmp_path / "after")})

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_a_missing_module_of_the_shelf_itself_is_no_package_to_install(shelf):
 def test_a_class_of_the_process_becomes_a_component(shelf):
     files = {"good.py": THING.format(name="Good"), "../one_of_mine.py": THING.format(name="OfMine")}
     things = shelf(files)
-    base = things.base_class
+    base: Any = things.base_class
     assert things.add(things["good"]) == "good"
     alone = import_module("shelf_package.one_of_mine").OfMine
     assert things.add(alone) == "one_of_mine"
@@ -205,8 +206,9 @@ def test_a_cell_of_a_notebook_that_runs_again_replaces_its_class(shelf):
 
 def test_a_class_whose_name_is_taken_or_of_another_kind_is_refused(shelf):
     things = shelf({"good.py": THING.format(name="Good")})
+    base: Any = things.base_class
 
-    class Good(things.base_class):
+    class Good(base):
         pass
 
     with pytest.raises(ValueError, match=r"Two things are called 'good': .*good.py and .*test_registry.py. Rename one"):

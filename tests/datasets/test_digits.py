@@ -53,21 +53,6 @@ def test_the_data_seed_and_nothing_else_decides_the_data(name, load_once):
     assert a.shape != b.shape or not torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", datasets.names())
-def test_the_docstring_is_a_data_sheet(name):
-    for heading in (
-        "Domains",
-        "Classes",
-        "Images per domain",
-        "Licence",
-        "Source",
-        "Splits",
-        "Known defects",
-        "Reference",
-    ):
-        assert f"\n    {heading}:\n" in datasets[name].__doc__
-
-
 def test_digits_rot_rotates_each_padded_image():
     dataset = datasets["digits_rot"](data_seed=1)
     digits = load_digits()

@@ -80,4 +80,4 @@ def test_designated_domains_are_the_authors(load_once):
     assert train == ("d0", "d3", "d4", "d8", "d12", "d14")
     assert set(train) | set(test) == set(load_once("dg_15", 0).domain_names)
     assert not set(train) & set(test)
-    assert load_once("dg_60", 0).designated == ((), ())
+    assert load_once("dg_60", 0).designated[0] == ("d2", "d14", "d23", "d33", "d41", "d59")

@@ -1,0 +1,328 @@
+"""Experiments: a file of stages that train, rank and compare, done by one command that continues where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pydantic
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+from rich.text import Text
+from yaml import YAMLError
+
+import dgbench
+from dgbench import composition, console
+from dgbench.registry import UnknownName, algorithms
+
+if TYPE_CHECKING:
+    from dgbench.sweeper import Job
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+
+class TableOptions(_Strict):
+    """Options of `dgbench.table`."""
+
+    criterion: str = "train_validation"
+    metric: str | None = None
+    format: str = "text"
+    protocol: str | None = None
+
+
+class CompareOptions(_Strict):
+    """Options of `leaderboard.statistics.compare`."""
+
+    baseline: str
+    criterion: str = "train_validation"
+    metric: str | None = None
+
+
+class Stage(_Strict):
+    """One thing to do: a sweep, a table or a comparison of all runs so far."""
+
+    train: list[str] | None = None
+    """Overrides as `dgbench train -m` takes them."""
+    per_algorithm: dict[str, list[str]] = {}
+    """Overrides added for one method: one sweep per method."""
+    table: TableOptions | None = None
+    compare: CompareOptions | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it does."""
+        return next(name for name in KINDS if getattr(self, name) is not None)
+
+    @pydantic.model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        said = [name for name in KINDS if getattr(self, name) is not None]
+        if len(said) != 1:
+            raise ValueError(
+                f"a stage says {' and '.join(said) or 'none'} of {', '.join(KINDS)}, expected one. Make a stage of each"
+            )
+        if self.per_algorithm and self.train is None:
+            raise ValueError("per_algorithm belongs to a stage that trains. Write it beside train")
+        return self
+
+
+KINDS = ("train", "table", "compare")
+
+
+class Experiment(_Strict):
+    """The content of a file."""
+
+    summary: str
+    stages: list[Stage]
+
+
+_OPTIONS: dict[str, type[pydantic.BaseModel]] = {"table": TableOptions, "compare": CompareOptions}
+
+
+def _folder() -> Path:
+    (configs,) = import_module("dgbench.configs").__path__
+    return Path(configs) / "experiment"
+
+
+def names() -> list[str]:
+    """The experiments that come with dgbench."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The file of an experiment.
+
+    Args:
+        name: one of `names()`, or a path that ends in .yaml.
+
+    Raises:
+        UnknownName: there is none of that name.
+        FileNotFoundError: there is no such file.
+    """
+    if name.endswith(".yaml"):
+        if not (path := Path(name).expanduser()).is_file():
+            raise FileNotFoundError(f"{name} is no file. Name an experiment's file, or one of: {', '.join(names())}.")
+        return path
+    if name not in names():
+        raise UnknownName("experiment", name, names())
+    return _folder() / f"{name}.yaml"
+
+
+def load(path: Path) -> Experiment:
+    """An experiment's file, its keys checked; names and overrides are checked by `plan`.
+
+    Raises:
+        ValueError: it is no experiment.
+    """
+    try:
+        return Experiment.model_validate(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path.name}: {_sentence(error)}") from error
+    except (YAMLError, OSError) as error:
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
+
+
+def summary(path: Path) -> str:
+    """The first key of a file, for lists; a file that is no experiment says so."""
+    try:
+        return load(path).summary
+    except ValueError as error:
+        return f"no experiment: {error}"
+
+
+def _sentence(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    place = first["loc"]
+    where = ".".join(str(part) for part in place)
+    if first["type"] == "extra_forbidden":
+        parent = place[-2] if len(place) > 1 else None
+        model = Experiment if parent is None else _OPTIONS.get(str(parent), Stage)
+        known = list(model.model_fields)
+        return f"{where}: {UnknownName('key', str(place[-1]), known)}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}." if where else f"{said}."
+
+
+def _check_names(stage: Stage) -> None:
+    from dgbench.leaderboard.tables import FORMATS
+    from dgbench.selection import selection
+
+    for name in stage.per_algorithm:
+        algorithms.place(name)
+    if options := stage.table or stage.compare:
+        selection(options.criterion)
+    if stage.table and stage.table.format not in FORMATS:
+        raise UnknownName("format", stage.table.format, FORMATS)
+    if stage.table and stage.table.protocol not in (None, *composition.presets()):
+        raise UnknownName("protocol", stage.table.protocol or "", composition.presets())
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one `dgbench train -m` would do."""
+
+    overrides: tuple[str, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def is_hydras(self) -> bool:
+        """Whether it needs Hydra's application, for a launcher say."""
+        return any(override.is_hydra_override() for override in composition.parse(self.overrides))
+
+
+def plan(name: str, changes: Sequence[str] = ()) -> list[tuple[Stage, tuple[Sweep, ...]]]:
+    """The stages of an experiment and what each trains, expanded and checked; nothing is run.
+
+    Args:
+        name: as `find` takes it.
+        changes: overrides that replace a stage's override of the same key, else are added, in every stage that trains.
+
+    Raises:
+        ValueError: the file or an override does not fit; the sentence says in which stage.
+    """
+    path = find(name)
+    made = load(path)
+    planned: list[tuple[Stage, tuple[Sweep, ...]]] = []
+    for number, stage in enumerate(made.stages, 1):
+        try:
+            _check_names(stage)
+            base = [f"runs_dir={composition.literal(f'runs/experiments/{path.stem}')}", *(stage.train or ())]
+            sweeps = tuple(map(_expanded, _overrides(stage, base, changes))) if stage.train is not None else ()
+            if stage.compare:
+                _check_baseline(stage.compare.baseline, [sweep for _, before in planned for sweep in before])
+        except (UnknownName, ValueError, OSError) as error:
+            raise ValueError(f"{path.name}, stage {number} ({stage.kind}): {error}") from error
+        planned.append((stage, sweeps))
+    return planned
+
+
+def _overrides(stage: Stage, base: Sequence[str], changes: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    if not stage.per_algorithm:
+        yield replaced(base, changes)
+        return
+    if "algorithm" in map(Override.get_key_element, composition.parse([*base, *changes])):
+        raise ValueError(
+            f"algorithm=... does not go with per_algorithm, which names {', '.join(stage.per_algorithm)}. "
+            "Leave one of the two out."
+        )
+    for name, own in stage.per_algorithm.items():
+        yield replaced(base, [f"algorithm={name}", *own], changes)
+
+
+def replaced(*several: Sequence[str]) -> tuple[str, ...]:
+    """Overrides one after the other, where a later one of the same key takes the place of an earlier one.
+
+    >>> replaced(["optim.lr=1", "network=mlp"], ["trial_seed=2", "optim.lr=3"])
+    ('optim.lr=3', 'network.name=mlp', 'trial_seed=2')
+    """
+    made: dict[str, str] = {}
+    for overrides in several:
+        made |= {o.get_key_element(): o.input_line or "" for o in composition.parse(overrides)}
+    return tuple(made.values())
+
+
+def _expanded(overrides: tuple[str, ...]) -> Sweep:
+    from dgbench import sweeper
+
+    # Hyper-parameters that an earlier stage is to choose are not there yet; they change no number of runs.
+    known = [line for line in overrides if not line.startswith("hparams_from=")]
+    return Sweep(overrides, tuple(sweeper.expand(known)))
+
+
+def _check_baseline(baseline: str, sweeps: Sequence[Sweep]) -> None:
+    from dgbench.leaderboard.aggregate import method_name
+
+    if any(line.startswith("hparams_from=") for sweep in sweeps for line in sweep.overrides):
+        return  # The names of tuned methods are known when they are there.
+    runs = [job.run for sweep in sweeps for job in sweep.jobs]
+    known = dict.fromkeys(method_name(run.algorithm, run.keys.averaging, run.keys.label or "", "") for run in runs)
+    if baseline not in known:
+        raise UnknownName("baseline", baseline, known)
+
+
+def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> int:
+    """Do what is left of an experiment.
+
+    Args:
+        name: as `find` takes it.
+        changes: as `plan` takes them.
+        only_plan: stop after the plan is printed.
+
+    Returns:
+        The exit code: 1 if runs failed.
+    """
+    stages = plan(name, changes)
+    for number, (stage, sweeps) in enumerate(stages, 1):
+        console.out.print(f"{number}. {_in_words(stage, sweeps)}", highlight=False, markup=False)
+    if only_plan:
+        return 0
+    runs_dirs = sorted({job.run.keys.runs_dir for _, sweeps in stages for sweep in sweeps for job in sweep.jobs})
+    code = 0
+    for number, (stage, sweeps) in enumerate(stages, 1):
+        console.out.print(f"\n{number}. {stage.kind}", style="bold", highlight=False)
+        if stage.train is None:
+            _show(stage, runs_dirs)
+        for sweep in sweeps:
+            ended = _train(sweep)
+            has_failed = any(job.run.folder.status() == "failed" for job in sweep.jobs)
+            if ended and not has_failed:
+                return ended  # stopped, or an error that has been said
+            code = max(code, ended)
+    return code
+
+
+def _in_words(stage: Stage, sweeps: Sequence[Sweep]) -> str:
+    if options := stage.table or stage.compare:
+        said = options.model_dump(exclude_unset=True)
+        return f"{stage.kind}: {', '.join(f'{key} {value}' for key, value in said.items()) or 'as usual'}"
+    runs = [job.run for sweep in sweeps for job in sweep.jobs]
+    methods = dict.fromkeys(run.keys.label or run.algorithm for run in runs)
+    data = dict.fromkeys(run.dataset_name for run in runs)
+    return f"train: {len(runs)} runs, {', '.join(methods)} on {', '.join(data)}"
+
+
+def _show(stage: Stage, runs_dirs: Sequence[str]) -> None:
+    from dgbench.leaderboard import statistics, tables
+
+    paths = [Path(runs_dir).expanduser() for runs_dir in runs_dirs]
+    made: Any
+    if stage.compare:
+        made = statistics.compare(paths, **stage.compare.model_dump())
+    else:
+        made = tables.table(paths, **(stage.table or TableOptions()).model_dump())
+    if isinstance(made, str):
+        sys.stdout.write(made if made.endswith("\n") else made + "\n")
+    else:
+        console.out.print(made)
+
+
+def _train(sweep: Sweep) -> int:
+    """One sweep; its exit code."""
+    from dgbench import application, cli, sweeper
+
+    if not sweep.is_hydras:
+        return cli.show_report(sweeper.run_sweep(sweep.overrides))
+    arguments = sys.argv
+    try:
+        return application.main(["-m", *sweep.overrides])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.argv = arguments
+
+
+def sheet(name: str) -> Iterator[Text]:
+    """What `dgbench show experiment` prints: the file, whose comments say why it is as it is."""
+    path = find(name)
+    load(path)
+    root = Path(dgbench.__file__).resolve().parent.parent
+    shown = path.resolve().relative_to(root) if path.resolve().is_relative_to(root) else path
+    yield Text.assemble((path.stem, "bold"), "  experiment")
+    yield Text(str(shown), style="dim")
+    yield Text()
+    yield Text(path.read_text("utf-8").rstrip())
