@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dgbench import registry
+from dgbench import devices, registry
 from dgbench.composition import compose, literal
 from dgbench.config import resolve
 from dgbench.runner import Outcome, execute
@@ -50,7 +50,9 @@ def train(**keys: Any) -> Outcome:
     Returns:
         An `Outcome`; its `folder` holds the record.
     """
-    return execute(resolve(compose(list(_overrides(keys, sweep=False)))))
+    run = resolve(compose(list(_overrides(keys, sweep=False))))
+    with devices.taken(run.keys.devices, run.keys.runs_per_device):
+        return execute(run)
 
 
 def sweep(**keys: Any) -> Report:

@@ -151,8 +151,8 @@ def show(
     if kind == "experiment":
         from dgbench import experiment
 
-        for part in experiment.sheet(name):
-            out.print(part, highlight=False, soft_wrap=True)
+        for text in experiment.sheet(name):
+            out.print(text, highlight=False, soft_wrap=True)
         return
     from dgbench import sheet
 

@@ -96,7 +96,7 @@ def write(
         values = [value for _, _, value in choices(override)]
         keys[override.get_key_element()] = values if len(values) > 1 else values[0]
     answers = predict(run, step=step, data_dir=data_dir, **keys)
-    path = Path(out) if out is not None else Path(run) / "predictions.parquet"
+    path = Path(out) if out is not None else RunFolder(run).predictions_file
     with writable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, answers.write_parquet)

@@ -49,6 +49,7 @@ class RunFolder:
         self.path = Path(path)
         self.run_file = self.path / "run.json"
         self.lines_file = self.path / "evaluations.jsonl"
+        self.predictions_file = self.path / "predictions.parquet"
         self.lock = RunLock(self.path / "run.lock")
         self.checkpoints = self.path / "checkpoints"
 

@@ -81,6 +81,7 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
         if run.keys.overwrite:
             shutil.rmtree(folder.checkpoints)
             folder.lines_file.unlink(missing_ok=True)
+            folder.predictions_file.unlink(missing_ok=True)
             folder.create()
         try:
             status, reason = _train(run, folder, progress)
@@ -156,7 +157,7 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
         torch.set_num_threads(run.keys.threads)
     splits = make_splits(run)
     algorithm = build(run, splits)
-    _refuse_unreachable(run, algorithm)
+    refuse_unreachable(run, algorithm)
     folder.write(
         weights=weights_hash(algorithm.network),
         model={
@@ -172,11 +173,9 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     )
     algorithm.seed = run.seed
     resume = _resume(folder, algorithm)
-    num_steps = run.protocol.num_steps
-    assert num_steps is not None
     wanted = wanted_splits(run)
     with quiet_lightning(), _logged(run) as logger:
-        trainer: Any = _trainer(run, folder, logger)
+        trainer: Any = make_trainer(run, folder, logger)
         device = trainer.strategy.root_device
         evaluation = Evaluation(
             Evaluator({pair: splits[pair] for pair in wanted}, device, run.keys.workers),
@@ -191,13 +190,7 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
         trainer.callbacks.append(evaluation)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        elif not torch.cuda.is_available():
-            # Lightning turns this on, and then every step of Adam asks the driver for GPUs that are not there.
-            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-        trainer.fit(
-            algorithm,
-            TrainingLoader(_batches(run, splits, algorithm, device), algorithm, num_steps, run.keys.workers),
-        )
+        trainer.fit(algorithm, make_loader(run, splits, algorithm, device))
     folder.write(
         seconds=evaluation.seconds,
         steps_done=algorithm.step,
@@ -210,12 +203,16 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     return "complete", None
 
 
-def _batches(run: Run, splits: Mapping[tuple[str, str], Split], algorithm: Algorithm, device: torch.device) -> Batches:
+def make_loader(
+    run: Run, splits: Mapping[tuple[str, str], Split], algorithm: Algorithm, device: torch.device
+) -> TrainingLoader:
+    """The run's batches, from the algorithm's current step to the last."""
     inside = [splits["in", name] for name in run.domains.train]
     targets = torch.cat([split.domain.targets[split.indices] for split in inside])
     owners = torch.cat([torch.full((len(split),), index) for index, split in enumerate(inside)])
     assert run.optim.batch_size is not None
-    return Batches(
+    assert run.protocol.num_steps is not None
+    batches = Batches(
         inside,
         run.optim.batch_size,
         run.seed,
@@ -226,10 +223,15 @@ def _batches(run: Run, splits: Mapping[tuple[str, str], Split], algorithm: Algor
         augment=run.protocol.augment,
         device=device,
     )
+    return TrainingLoader(batches, algorithm, run.protocol.num_steps, run.keys.workers)
 
 
-def _refuse_unreachable(run: Run, algorithm: Algorithm) -> None:
-    """What the Trainer cannot do for a method that steps its optimizers itself."""
+def refuse_unreachable(run: Run, algorithm: Algorithm) -> None:
+    """Refuse what the Trainer cannot do for a method that steps its optimizers itself.
+
+    Raises:
+        ValueError: the run asks for it.
+    """
     if algorithm.automatic_optimization:
         return
     options = run.trainer
@@ -246,9 +248,10 @@ def _refuse_unreachable(run: Run, algorithm: Algorithm) -> None:
             )
 
 
-def _trainer(run: Run, folder: RunFolder, logger: Any) -> pl.Trainer:
+def make_trainer(run: Run, folder: RunFolder, logger: Any) -> pl.Trainer:
+    """The Trainer that the run's keys `trainer.*` ask for."""
     options = asdict(run.trainer)
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **options,
         max_epochs=1,
         max_steps=-1,
@@ -258,6 +261,10 @@ def _trainer(run: Run, folder: RunFolder, logger: Any) -> pl.Trainer:
         enable_model_summary=False,
         default_root_dir=folder.path,
     )
+    if not torch.cuda.is_available():
+        # Lightning turns this on, and then every step of Adam asks the driver for GPUs that are not there.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    return trainer
 
 
 def _logged(run: Run) -> Any:

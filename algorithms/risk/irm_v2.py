@@ -6,8 +6,8 @@ https://arxiv.org/abs/2106.09777
 For a linear head and the squared error, `g' I^-1 g` (g the gradient of a domain's risk in the head, I the Gramian of
 its features) is four times what the domain's best head would gain over this one, whatever the features' scale.
 
-Uncertain: written from the paper's abstract and from accounts of it, without its code. The penalty as such is
-reconstructed; that it suits the squared error follows by algebra. The companion IRMv1A is left out.
+Uncertain: written from the paper's abstract, without its full text and code. The form of the penalty is
+reconstructed; that it has the property above follows by algebra. The companion IRMv1A is left out.
 Ours: the same penalty for the cross-entropy; the bias of the head, as one more feature that is 1; the ridge on the
 Gramian, without which it has no inverse where a domain has fewer examples than features; the annealing,
 which is IRMv1's (weight 1 before it jumps, the optimizer starts afresh there); all defaults and search
