@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,11 +110,11 @@ def experiment_(
 @app.command("list")
 def list_(
     shelf: Annotated[
-        str | None, typer.Argument(help="algorithms, datasets or experiments; without it, the shelves themselves")
+        str | None, typer.Argument(help="algorithms, datasets, experiments or protocols; without it, the shelves")
     ] = None,
 ) -> None:
     """List what is on a shelf, one line each."""
-    from dgbench import experiment
+    from dgbench import composition, experiment
 
     rows: list[tuple[str, ...]]
     if shelf is None:
@@ -123,8 +125,10 @@ def list_(
         rows = [(name, place.family, _first_line(place.path)) for name, place in places]
     elif shelf == "experiments":
         rows = [(name, experiment.summary(experiment.find(name))) for name in experiment.names()]
+    elif shelf == "protocols":
+        rows = [(name, _first_comment(name)) for name in composition.presets()]
     else:
-        raise UnknownName("shelf", shelf, (*KINDS, "experiments"))
+        raise UnknownName("shelf", shelf, (*KINDS, "experiments", "protocols"))
     out.print(listing(rows))
 
 
@@ -139,13 +143,20 @@ def _first_line(path: Path) -> str:
     return doc.split("\n")[0]
 
 
+def _first_comment(preset: str) -> str:
+    """What a preset's file begins with."""
+    text = (files("dgbench.configs") / "protocol" / f"{preset}.yaml").read_text("utf-8")
+    comment = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
+    return " ".join(line.removeprefix("# ") for line in comment)
+
+
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(help="algorithm, dataset or experiment")],
+    kind: Annotated[str, typer.Argument(help="algorithm, dataset, experiment or protocol")],
     name: Annotated[str, typer.Argument(help="a name that `dgbench list` prints")],
 ) -> None:
     """Show what a component is, its options, and where its file lies."""
-    kinds = [*(shelf.kind for shelf in KINDS.values()), "experiment"]
+    kinds = [*(shelf.kind for shelf in KINDS.values()), "experiment", "protocol"]
     if kind not in kinds:
         raise UnknownName("kind of component", kind, kinds)
     if kind == "experiment":
@@ -156,7 +167,7 @@ def show(
         return
     from dgbench import sheet
 
-    for part in sheet.algorithm(name) if kind == registry.algorithms.kind else sheet.dataset(name):
+    for part in {"algorithm": sheet.algorithm, "dataset": sheet.dataset, "protocol": sheet.protocol}[kind](name):
         out.print(part, width=min(out.width, PAGE_WIDTH), highlight=False)
 
 

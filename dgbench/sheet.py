@@ -8,6 +8,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 import dgbench
-from dgbench import hparams
+from dgbench import composition, hparams
 from dgbench.algorithm import Needs
 from dgbench.dataset import Card
 from dgbench.hparams import HParam
-from dgbench.registry import Place, algorithms, datasets
+from dgbench.protocol import Protocol
+from dgbench.registry import algorithms, datasets
 
 # How a need reads after "Needs"; one that is not listed here reads as its name.
 NEEDS: Mapping[str, Callable[[Any], str]] = {
@@ -36,6 +38,8 @@ NEEDS: Mapping[str, Callable[[Any], str]] = {
 }
 # Headings of a dataset's docstring whose content the card does not hold.
 OF_THE_DOCSTRING = ("Splits",)
+# What other presets are compared with.
+DEFAULT_PRESET = "dgbench"
 HEADING = re.compile(r"[A-Z][A-Za-z ]*:")
 
 
@@ -52,7 +56,7 @@ def algorithm(name: str) -> Iterator[RenderableType]:
     cls = algorithms[name]
     place = algorithms.place(name)
     family = f"{place.family} method" if place.family else "method"
-    yield _title(name, f"{cls.__name__}, {family}, version {cls.version}", place)
+    yield _title(name, f"{cls.__name__}, {family}, version {cls.version}", place.path)
     yield Text()
     yield from _paragraphs(sys.modules[cls.__module__].__doc__)
     yield _heading("Objective")
@@ -82,7 +86,7 @@ def dataset(name: str) -> Iterator[RenderableType]:
     """
     cls = datasets[name]
     card: Card = cls.card
-    yield _title(name, f"{cls.__name__}, version {card.version}", datasets.place(name))
+    yield _title(name, f"{cls.__name__}, version {card.version}", datasets.place(name).path)
     yield Text(f"\n{card.summary}")
     prose, headings = _split(inspect.cleandoc(cls.__doc__ or ""))
     yield from _paragraphs(prose)
@@ -99,8 +103,56 @@ def dataset(name: str) -> Iterator[RenderableType]:
     yield Text(f"Set one with dataset.{rows[0][0]}=VALUE.", style="dim")
 
 
-def _title(name: str, said: str, place: Place) -> RenderableType:
-    return Group(Text.assemble((name, "bold"), f"  {said}"), Text(_relative(place.path), style="dim"))
+def protocol(name: str) -> Iterator[RenderableType]:
+    """The sheet of a preset of the protocol: what each key is, what it means, and where that is not the default.
+
+    Args:
+        name: of the preset.
+
+    Raises:
+        UnknownName: no such preset.
+    """
+    usual, own = (Protocol(**composition.compose([f"protocol={n}"])["protocol"]) for n in (DEFAULT_PRESET, name))
+    meanings = _comments((_presets() / f"{DEFAULT_PRESET}.yaml").read_text("utf-8"))
+    yield _title(name, "preset of the protocol", _presets() / f"{name}.yaml")
+    for heading, keys in (("What is run", own.decisive), ("How finished runs are read", own.reporting)):
+        yield _heading(heading)
+        rows = []
+        for key, value in keys.items():
+            default, meaning = getattr(usual, key), Text(meanings[key])
+            differs = value != default and key != "name"
+            if differs:
+                meaning.append(f"\n{DEFAULT_PRESET}: {_value(default)}", style="dim")
+            rows.append((Text(f"{'*' if differs else ' '} {key}"), Text(_value(value)), meaning))
+        yield _table(("name", "value", "meaning"), rows)
+    mark = f"* differs from {DEFAULT_PRESET}. " if name != DEFAULT_PRESET else ""
+    yield Text(f"{mark}Choose it with protocol={name}, set one key with protocol.num_steps=VALUE.", style="dim")
+
+
+def _presets() -> Path:
+    return Path(str(files("dgbench.configs") / "protocol"))
+
+
+def _comments(text: str) -> dict[str, str]:
+    """The comment above each key of a preset's file; a first line that begins with a capital is a heading.
+
+    >>> _comments("# How it is.\\n# of a\\n# key\\nb: 1")
+    {'b': 'of a key'}
+    """
+    found: dict[str, str] = {}
+    comment: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("# "):
+            comment += [] if not comment and line[2].isupper() else [line[2:]]
+            continue
+        if ":" in line:
+            found[line.split(":")[0]] = " ".join(comment)
+        comment = []
+    return found
+
+
+def _title(name: str, said: str, path: Path) -> RenderableType:
+    return Group(Text.assemble((name, "bold"), f"  {said}"), Text(_relative(path), style="dim"))
 
 
 def _relative(path: Path) -> str:

@@ -1,0 +1,286 @@
+"""What a sweep asks for before it starts: its runs and images, counted, and its time, from a few steps of each kind.
+
+Nothing is written under `runs_dir`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.override_parser.types import Override
+from rich.table import Table
+from rich.text import Text
+
+from dgbench import composition, devices, sweeper
+from dgbench.clock import quiet_lightning
+from dgbench.console import duration
+from dgbench.evaluation import ACCELERATOR_BATCH, CPU_BATCH, Evaluation, Evaluator
+from dgbench.loader import Split
+from dgbench.record import RunFolder
+from dgbench.run import Run
+from dgbench.runner import build, interruptible, make_loader, make_trainer, refuse_unreachable
+from dgbench.sampling import build_sampler
+from dgbench.splits import make_splits, wanted_splits
+from dgbench.sweeper import Job
+
+# Steps of one run are timed for this long, though at least two and at most all of them.
+SECONDS, MOST_SECONDS, STEPS = 0.5, 2.0, 20
+# Examples that are evaluated: of each split, for what it costs apart from its size; and of the largest one.
+FEW, MANY = 8, 400
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one run, in seconds."""
+
+    start: float
+    """From nothing to the first batch, and from the last step to the end."""
+    step: float
+    evaluation: float
+    """One evaluation of `num_examples`, with its record and checkpoint."""
+    example: float
+    """Each further example."""
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do of one run."""
+
+    steps: int
+    examples: int
+    """Per step."""
+    evaluations: int
+    evaluated: int
+    """Examples per evaluation."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one method, dataset and network; images and seconds are of those that are left to do."""
+
+    algorithm: str
+    dataset: str
+    network: str
+    runs: int
+    done: int
+    work: tuple[Work, ...] = ()
+    timings: tuple[tuple[int, Timing], ...] = ()
+    """Examples per step and what was measured: once, or for two sizes of a batch where runs differ in it."""
+    problem: str | None = None
+    """Why a run of these cannot be done."""
+
+    @property
+    def todo(self) -> int:
+        """Runs that are not done."""
+        return self.runs - self.done
+
+    @property
+    def trained(self) -> int:
+        """Training images, each time they are seen."""
+        return sum(work.steps * work.examples for work in self.work)
+
+    @property
+    def evaluated(self) -> int:
+        """Evaluated images, each time they are."""
+        return sum(work.evaluations * work.evaluated for work in self.work)
+
+    @cached_property
+    def step_seconds(self) -> float:
+        """Of all training steps."""
+        return sum(work.steps * self._step(work.examples) for work in self.work)
+
+    @cached_property
+    def evaluation_seconds(self) -> float:
+        """Of all evaluations."""
+        return sum(work.evaluations * self._evaluation(work.evaluated) for work in self.work)
+
+    @property
+    def seconds(self) -> float:
+        """Of all runs, one after the other."""
+        start = self.timings[0][1].start if self.timings else 0.0
+        return start * len(self.work) + self.step_seconds + self.evaluation_seconds
+
+    @property
+    def longest(self) -> float:
+        """An upper bound on the seconds of one run."""
+        return max((dataclasses.replace(self, work=(work,)).seconds for work in {*self.work}), default=0.0)
+
+    def _step(self, examples: int) -> float:
+        (few, first), (many, last) = self.timings[0], self.timings[-1]
+        slope = max(0.0, (last.step - first.step) / (many - few)) if many != few else 0.0
+        return max(0.0, first.step + slope * (examples - few))
+
+    def _evaluation(self, examples: int) -> float:
+        timing = self.timings[0][1]
+        return timing.evaluation + timing.example * max(0, examples - timing.num_examples)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep asks for."""
+
+    rows: tuple[Row, ...]
+    workers: int | None
+    """Runs at once, if the overrides name the launcher joblib."""
+
+    def total(self, name: str) -> Any:
+        """The sum over rows of what they call `name`."""
+        return sum(getattr(row, name) for row in self.rows)
+
+    @property
+    def seconds_at_once(self) -> float:
+        """With all workers, were each as fast as it is alone."""
+        longest = max((row.longest for row in self.rows), default=0.0)
+        return max(longest, self.total("seconds") / (self.workers or 1))
+
+
+def plan(arguments: Sequence[str], tell: Callable[[str], None] | None = None) -> Plan:
+    """Count a sweep, and time the first steps of the first run of each kind that is left to do.
+
+    Args:
+        arguments: overrides as `dgbench train -m` takes them; `-m` itself may stand among them.
+        tell: told what is being timed.
+
+    Raises:
+        UnknownName: a name or key that does not exist.
+        ValueError: an override that cannot be read, or a value that does not fit.
+    """
+    arguments = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    workers = _workers(composition.parse(arguments))
+    jobs = sweeper.expand(arguments)
+    todo = sweeper.pending(jobs)
+    kinds = _kinds(jobs)
+    counter, left = _Counter(), {job.run.run_id for job in todo}
+    taken = devices.taken(todo[0].run.keys.devices, todo[0].run.keys.runs_per_device) if todo else None
+    rows = []
+    with taken or contextlib.nullcontext():
+        for names, runs in kinds.items():
+            if tell is not None:
+                tell(" ".join(names))
+            rows.append(_row(names, runs, [run for run in runs if run.run_id in left], counter))
+    return Plan(tuple(rows), workers)
+
+
+def _workers(overrides: Sequence[Override]) -> int | None:
+    said = {override.get_key_element(): override.value() for override in overrides if override.is_hydra_override()}
+    if said.get("hydra/launcher") != "joblib":
+        return None
+    number = said.get("hydra.launcher.n_jobs", -1)
+    if not isinstance(number, int) or number == 0:
+        raise ValueError(f"hydra.launcher.n_jobs={number}, expected a number of workers, or -1 for one per core.")
+    return number if number > 0 else max(1, (os.cpu_count() or 1) + 1 + number)
+
+
+def _kinds(jobs: Sequence[Job]) -> dict[tuple[str, str, str], list[Run]]:
+    """The runs by algorithm, dataset and network; options in which runs of the same three differ tell them apart."""
+    alike: dict[tuple[str, str, str], list[Run]] = {}
+    for job in jobs:
+        run = job.run
+        alike.setdefault((run.algorithm, run.dataset_name, run.network.name), []).append(run)
+    kinds: dict[tuple[str, str, str], list[Run]] = {}
+    for (algorithm, dataset, network), runs in alike.items():
+        options = [_options(run) for run in runs]
+        varied = [key for key in options[0] if len({said[key] for said in options}) > 1]
+        for run, said in zip(runs, options, strict=True):
+            name = " ".join([network, *(f"{key}={said[key]}" for key in varied)])
+            kinds.setdefault((algorithm, dataset, name), []).append(run)
+    return kinds
+
+
+def _options(run: Run) -> dict[str, str]:
+    """What decides the cost of a step beside the method: options of the data, the network and the Trainer."""
+    groups = {"dataset": run.dataset.options, "network": run.network, "trainer": run.trainer}
+    return {
+        f"{group}.{key}": str(value)
+        for group, options in groups.items()
+        for key, value in dataclasses.asdict(options).items()
+        if key not in ("name", "data_seed")
+    }
+
+
+def _row(names: tuple[str, str, str], runs: Sequence[Run], todo: Sequence[Run], counter: _Counter) -> Row:
+    row = Row(*names, runs=len(runs), done=len(runs) - len(todo))
+    try:
+        work = tuple(map(counter.work, todo))
+        timings = []
+        for place in _representative([one.examples for one in work]):
+            timings.append((work[place].examples, measure(todo[place])))
+    except Exception as error:
+        # As the runner: whatever ends a run is that run's outcome, and the others go on.
+        said = str(error) if isinstance(error, ValueError | LookupError | OSError) else f"{type(error).__name__}: {error}"
+        return dataclasses.replace(row, problem=" ".join(said.split()))
+    return dataclasses.replace(row, work=work, timings=tuple(timings))
+
+
+def _representative(examples: Sequence[int]) -> list[int]:
+    """The first run; where batches differ in size, also the one whose batch differs most from that run's."""
+    if not examples:
+        return []
+    farthest = max(range(len(examples)), key=lambda place: abs(examples[place] - examples[0]))
+    return [0] if examples[farthest] == examples[0] else [0, farthest]
+
+
+class _Counter:
+    """Counts the work of runs; sizes that many of them share are counted once."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def _once(self, key: tuple[Any, ...], count: Callable[[], Any]) -> Any:
+        if key not in self.known:
+            self.known[key] = count()
+        return self.known[key]
+
+    def work(self, run: Run) -> Work:
+        """What is left of a run; a method that draws its own batches counts as if the protocol drew them."""
+        protocol, domains, first = run.protocol, run.domains, _first_step(run)
+        assert protocol.num_steps is not None
+        assert run.optim.batch_size is not None
+        steps = range(first, protocol.num_steps)
+        fractions = (protocol.splits, protocol.holdout_fraction, protocol.uda_holdout_fraction)
+        key = (id(run.dataset), domains, *fractions)
+        # A copy: what it draws of data that every run draws anew need not stay in memory.
+        splits = self._once(key, lambda: _sizes(make_splits(dataclasses.replace(run))))
+        drawing = (protocol.sampling, protocol.replacement, run.optim.batch_size)
+        inside = [splits["in", name] for name in domains.train]
+        schedule = (steps, protocol.evaluate_every, protocol.evaluate_last)
+        return Work(
+            steps=len(steps),
+            examples=self._once((key, drawing), lambda: _examples(run, inside)),
+            evaluations=self._once(schedule, lambda: sum(protocol.evaluates_at(s, steps.stop - 1) for s in steps)),
+            evaluated=sum(len(splits[pair]) for pair in wanted_splits(run)),
+        )
+
+
+def _first_step(run: Run) -> int:
+    """Where a run continues; its state is saved after each evaluation."""
+    folder = run.folder
+    if run.keys.overwrite or not folder.resume_file.exists():
+        return 0
+    return max((line["step"] + 1 for line in folder.lines()), default=0)
+
+
+def _sizes(splits: Mapping[tuple[str, str], Split]) -> dict[tuple[str, str], Split]:
+    """The splits without their indices into the data, which are many."""
+    return {pair: Split(split.domain, torch.empty(len(split), 0)) for pair, split in splits.items()}
+
+
+def _examples(run: Run, inside: Sequence[Split]) -> int:
+    assert run.optim.batch_size is not None
+    sampling, replacement = run.protocol.sampling, run.protocol.replacement
+    sampler = build_sampler(inside, run.optim.batch_size, run.seed, sampling=sampling, replacement=replacement)
+    return sampler(0, torch.Generator().manual_seed(0)).numel()
