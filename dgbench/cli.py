@@ -92,6 +92,23 @@ def demo(
     raise typer.Exit(code)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def plan(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As `dgbench train -m` takes them.")
+    ] = None,
+) -> None:
+    """Count the runs and images of a sweep and estimate its time; train nothing."""
+    with err.status("Expanding the sweep") as shown:
+        from dgbench import planning
+
+        made = planning.plan(overrides or (), lambda name: shown.update(Text(f"Timing {name}")))
+    grid, said = planning.sheet(made)
+    out.print(grid)
+    for sentence in said:
+        out.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
 @app.command("experiment")
 def experiment_(
     name: Annotated[str, typer.Argument(help="a name that `dgbench list experiments` prints, or a .yaml of your own")],
@@ -114,17 +131,17 @@ def list_(
     ] = None,
 ) -> None:
     """List what is on a shelf, one line each."""
-    from dgbench import composition, experiment
+    from dgbench import composition, stages
 
     rows: list[tuple[str, ...]]
     if shelf is None:
-        counts = {**{name: len(kind.names()) for name, kind in KINDS.items()}, "experiments": len(experiment.names())}
+        counts = {**{name: len(kind.names()) for name, kind in KINDS.items()}, "experiments": len(stages.names())}
         rows = [(name, f"{count}", f"dgbench list {name}") for name, count in counts.items()]
     elif shelf in KINDS:
         places = KINDS[shelf].places().items()
         rows = [(name, place.family, _first_line(place.path)) for name, place in places]
     elif shelf == "experiments":
-        rows = [(name, experiment.summary(experiment.find(name))) for name in experiment.names()]
+        rows = [(name, stages.summary(stages.find(name))) for name in stages.names()]
     elif shelf == "protocols":
         rows = [(name, _first_comment(name)) for name in composition.presets()]
     else:
@@ -160,9 +177,9 @@ def show(
     if kind not in kinds:
         raise UnknownName("kind of component", kind, kinds)
     if kind == "experiment":
-        from dgbench import experiment
+        from dgbench import stages
 
-        for text in experiment.sheet(name):
+        for text in stages.sheet(name):
             out.print(text, highlight=False, soft_wrap=True)
         return
     from dgbench import sheet

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from dgbench.hparams import seed_hash
 from dgbench.task import Task
 
 DOMAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -163,8 +164,11 @@ class Augmented(Domain):
         self.domain = domain
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Items:
-        """Examples as a training batch sees them."""
-        return self.domain.training_items(indices)
+        """Examples as a training batch sees them; the same ones are always augmented the same way."""
+        # Whichever process reads them: with how many is no part of a run's identity.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed_hash("augmented", self.name, torch.as_tensor(indices).tolist()))
+            return self.domain.training_items(indices)
 
     @property
     def resident(self) -> tuple[Tensor, Tensor] | None:

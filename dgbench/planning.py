@@ -7,53 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
-import random
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.core.override_parser.types import Override
 from rich.table import Table
 from rich.text import Text
 
 from dgbench import composition, devices, sweeper
-from dgbench.clock import quiet_lightning
 from dgbench.console import duration
-from dgbench.evaluation import ACCELERATOR_BATCH, CPU_BATCH, Evaluation, Evaluator
 from dgbench.loader import Split
-from dgbench.record import RunFolder
+from dgbench.registry import UnknownName
 from dgbench.run import Run
-from dgbench.runner import build, interruptible, make_loader, make_trainer, refuse_unreachable
 from dgbench.sampling import build_sampler
 from dgbench.splits import make_splits, wanted_splits
+from dgbench.stopwatch import Timing, measure
 from dgbench.sweeper import Job
-
-# Steps of one run are timed for this long, though at least two and at most all of them.
-SECONDS, MOST_SECONDS, STEPS = 0.5, 2.0, 20
-# Examples that are evaluated: of each split, for what it costs apart from its size; and of the largest one.
-FEW, MANY = 8, 400
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What was measured of one run, in seconds."""
-
-    start: float
-    """From nothing to the first batch, and from the last step to the end."""
-    step: float
-    evaluation: float
-    """One evaluation of `num_examples`, with its record and checkpoint."""
-    example: float
-    """Each further example."""
-    num_examples: int
 
 
 @dataclass(frozen=True)
@@ -163,12 +136,10 @@ def plan(arguments: Sequence[str], tell: Callable[[str], None] | None = None) ->
     workers = _workers(composition.parse(arguments))
     jobs = sweeper.expand(arguments)
     todo = sweeper.pending(jobs)
-    kinds = _kinds(jobs)
-    counter, left = _Counter(), {job.run.run_id for job in todo}
+    counter, left, rows = _Counter(), {job.run.run_id for job in todo}, []
     taken = devices.taken(todo[0].run.keys.devices, todo[0].run.keys.runs_per_device) if todo else None
-    rows = []
     with taken or contextlib.nullcontext():
-        for names, runs in kinds.items():
+        for names, runs in _kinds(jobs).items():
             if tell is not None:
                 tell(" ".join(names))
             rows.append(_row(names, runs, [run for run in runs if run.run_id in left], counter))
@@ -203,7 +174,7 @@ def _kinds(jobs: Sequence[Job]) -> dict[tuple[str, str, str], list[Run]]:
 
 def _options(run: Run) -> dict[str, str]:
     """What decides the cost of a step beside the method: options of the data, the network and the Trainer."""
-    groups = {"dataset": run.dataset.options, "network": run.network, "trainer": run.trainer}
+    groups: dict[str, Any] = {"dataset": run.dataset.options, "network": run.network, "trainer": run.trainer}
     return {
         f"{group}.{key}": str(value)
         for group, options in groups.items()
@@ -216,14 +187,13 @@ def _row(names: tuple[str, str, str], runs: Sequence[Run], todo: Sequence[Run], 
     row = Row(*names, runs=len(runs), done=len(runs) - len(todo))
     try:
         work = tuple(map(counter.work, todo))
-        timings = []
-        for place in _representative([one.examples for one in work]):
-            timings.append((work[place].examples, measure(todo[place])))
+        places = _representative([one.examples for one in work])
+        timings = tuple((work[place].examples, measure(todo[place])) for place in places)
     except Exception as error:
         # As the runner: whatever ends a run is that run's outcome, and the others go on.
-        said = str(error) if isinstance(error, ValueError | LookupError | OSError) else f"{type(error).__name__}: {error}"
-        return dataclasses.replace(row, problem=" ".join(said.split()))
-    return dataclasses.replace(row, work=work, timings=tuple(timings))
+        kind = "" if isinstance(error, ValueError | UnknownName | OSError) else f"{type(error).__name__}: "
+        return dataclasses.replace(row, problem=" ".join(f"{kind}{error}".split()))
+    return dataclasses.replace(row, work=work, timings=timings)
 
 
 def _representative(examples: Sequence[int]) -> list[int]:
@@ -235,32 +205,36 @@ def _representative(examples: Sequence[int]) -> list[int]:
 
 
 class _Counter:
-    """Counts the work of runs; sizes that many of them share are counted once."""
+    """Counts the work of runs; what many of them share is counted once."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[Any, ...], Any] = {}
+        self.known: dict[Any, Any] = {}
 
-    def _once(self, key: tuple[Any, ...], count: Callable[[], Any]) -> Any:
+    def _once(self, key: Any, count: Callable[[], Any]) -> Any:
         if key not in self.known:
             self.known[key] = count()
         return self.known[key]
 
     def work(self, run: Run) -> Work:
         """What is left of a run; a method that draws its own batches counts as if the protocol drew them."""
-        protocol, domains, first = run.protocol, run.domains, _first_step(run)
+        protocol, size = run.protocol, run.optim.batch_size
         assert protocol.num_steps is not None
-        assert run.optim.batch_size is not None
-        steps = range(first, protocol.num_steps)
+        assert size is not None
+        steps = range(_first_step(run), protocol.num_steps)
         fractions = (protocol.splits, protocol.holdout_fraction, protocol.uda_holdout_fraction)
-        key = (id(run.dataset), domains, *fractions)
-        # A copy: what it draws of data that every run draws anew need not stay in memory.
-        splits = self._once(key, lambda: _sizes(make_splits(dataclasses.replace(run))))
-        drawing = (protocol.sampling, protocol.replacement, run.optim.batch_size)
-        inside = [splits["in", name] for name in domains.train]
+        key = (id(run.dataset), run.domains, *fractions)
+        splits = self._once(key, lambda: _hollow_splits(run))
+        inside = [splits["in", name] for name in run.domains.train]
+
+        def draw() -> int:
+            sampling, replacement = protocol.sampling, protocol.replacement
+            sampler = build_sampler(inside, size, run.seed, sampling=sampling, replacement=replacement)
+            return sampler(0, torch.Generator().manual_seed(0)).numel()
+
         schedule = (steps, protocol.evaluate_every, protocol.evaluate_last)
         return Work(
             steps=len(steps),
-            examples=self._once((key, drawing), lambda: _examples(run, inside)),
+            examples=self._once((key, size, protocol.sampling, protocol.replacement), draw),
             evaluations=self._once(schedule, lambda: sum(protocol.evaluates_at(s, steps.stop - 1) for s in steps)),
             evaluated=sum(len(splits[pair]) for pair in wanted_splits(run)),
         )
@@ -274,13 +248,51 @@ def _first_step(run: Run) -> int:
     return max((line["step"] + 1 for line in folder.lines()), default=0)
 
 
-def _sizes(splits: Mapping[tuple[str, str], Split]) -> dict[tuple[str, str], Split]:
-    """The splits without their indices into the data, which are many."""
+def _hollow_splits(run: Run) -> dict[tuple[str, str], Split]:
+    """The splits with their lengths, but without their indices, which are many."""
+    # Of a copy: data that every run draws anew are not kept.
+    splits = make_splits(dataclasses.replace(run))
     return {pair: Split(split.domain, torch.empty(len(split), 0)) for pair, split in splits.items()}
 
 
-def _examples(run: Run, inside: Sequence[Split]) -> int:
-    assert run.optim.batch_size is not None
-    sampling, replacement = run.protocol.sampling, run.protocol.replacement
-    sampler = build_sampler(inside, run.optim.batch_size, run.seed, sampling=sampling, replacement=replacement)
-    return sampler(0, torch.Generator().manual_seed(0)).numel()
+def sheet(made: Plan) -> tuple[Table, tuple[str, ...]]:
+    """A plan for people: a table of its rows, and sentences to stand below it."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("algorithm", "dataset", "network"):
+        grid.add_column(name, overflow="fold")
+    for name in ("runs", "done", "to do", "training images", "evaluated images", "s/step", "s/1000 evaluated", "a run"):
+        grid.add_column(name, justify="right")
+    grid.add_column("all of them", overflow="fold")
+    for row in made.rows:
+        cells = [row.algorithm, row.dataset, row.network, *(f"{n:,}" for n in (row.runs, row.done, row.todo))]
+        grid.add_row(*map(Text, [*cells, *_of_work(row)]))
+    return grid, _sentences(made)
+
+
+def _of_work(row: Row) -> list[str]:
+    if row.problem is not None:
+        return [*[""] * 5, row.problem]
+    if not row.work:
+        return [*[""] * 5, "nothing to do"]
+    steps = sum(work.steps for work in row.work)
+    per_step, per_image = row.step_seconds / max(1, steps), row.evaluation_seconds / max(1, row.evaluated)
+    times = (duration(row.seconds / len(row.work)), duration(row.seconds))
+    return [f"{row.trained:,}", f"{row.evaluated:,}", f"{per_step:.2g}", f"{1000 * per_image:.2g}", *times]
+
+
+def _sentences(made: Plan) -> tuple[str, ...]:
+    time = f"About {duration(made.total('seconds'))} on one worker"
+    if made.workers is not None:
+        time += f", {duration(made.seconds_at_once)} on {made.workers} if each is then as fast as one alone"
+    said = [
+        f"{made.total('runs'):,} runs: {made.total('done'):,} done, {made.total('todo'):,} to do, which train on "
+        f"{made.total('trained'):,} images and evaluate {made.total('evaluated'):,}. {time}."
+    ]
+    if without := sum(row.todo for row in made.rows if row.problem is not None):
+        said.append(f"{without:,} of these runs are of a kind that cannot be made; they count no images and no time.")
+    if any(row.timings for row in made.rows):
+        said.append(
+            "Times are those of the first steps on this machine; a method whose steps become dearer or cheaper later, "
+            "after annealing say, takes another time."
+        )
+    return tuple(said)

@@ -134,9 +134,9 @@ def _presets() -> Path:
 
 
 def _comments(text: str) -> dict[str, str]:
-    """The comment above each key of a preset's file; a first line that begins with a capital is a heading.
+    r"""The comment above each key of a preset's file; a first line that begins with a capital is a heading.
 
-    >>> _comments("# How it is.\\n# of a\\n# key\\nb: 1")
+    >>> _comments("# How it is.\n# of a\n# key\nb: 1")
     {'b': 'of a key'}
     """
     found: dict[str, str] = {}

@@ -143,20 +143,16 @@ def _difference(method: str, own: dict[object, float], base: dict[object, float]
     a, b = (np.array([side[trial] for trial in common]) for side in (own, base))
     said = []
     if n < num_trials:
-        said.append(f"compared on the {n} of {num_trials} trials that it and the baseline have in full.")
+        said.append(f"Compared on the {n} of {num_trials} trials that both it and the baseline have in full.")
     if n < 2:
         said.append("A test needs at least two trials.")
-        return Difference(method, n, float((a - b)[0]) if n else None, note=_note(method, said))
+        return Difference(method, n, float((a - b)[0]) if n else None, note=" ".join(said))
     if n == 2:
-        said.append("With two trials the interval is ±12.7 standard errors: hardly any difference can be shown.")
+        said.append("Two trials leave one degree of freedom: the interval is ±12.7 standard errors.")
     d = a - b
     mean, se = float(d.mean()), float(d.std(ddof=1) / math.sqrt(n))
     reach = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * se
-    return Difference(method, n, mean, se, mean - reach, mean + reach, _p(a, b), note=_note(method, said))
-
-
-def _note(method: str, said: list[str]) -> str | None:
-    return f"{method}: {' '.join(said)}" if said else None
+    return Difference(method, n, mean, se, mean - reach, mean + reach, _p(a, b), note=" ".join(said) or None)
 
 
 def _p(a: np.ndarray, b: np.ndarray) -> float:
@@ -241,7 +237,7 @@ def compare(runs: Paths, baseline: str, criterion: str = "train_validation", met
         its_metric = metric or fact["score"]
         title, subtitle = notes.heading(label, {**fact, "score": its_metric}, chooser, cells.filter(of))
         differences = tuple(paired_differences(values, baseline))
-        said = (*_MEANING, *(d.note for d in differences if d.note), *_of_diverged(chosen.filter(of)))
+        said = (_MEANING, *_of_methods(differences), *_of_diverged(chosen.filter(of)))
         title = f"{title}; differences from {baseline}"
         parts.append(Comparison(title, subtitle, differences, its_metric in IN_PERCENT, said))
     if not parts:
@@ -255,7 +251,7 @@ def compare(runs: Paths, baseline: str, criterion: str = "train_validation", met
 
 _MEANING = (
     "A method minus the baseline within each trial, averaged over the test domains. Interval: 95 %, Student's t over "
-    "trials. p: paired t test; Holm: corrected for the number of methods. Differs: Holm's p is below 0.05.",
+    "trials. p: paired t test; Holm: corrected for the number of methods. Differs: Holm's p is below 0.05."
 )
 
 
@@ -265,6 +261,15 @@ def _values(covered: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
     return covered.join(chosen.select(*CELL, "value"), on=CELL, how="left").select(
         "test_domain", "value", method=named, trial=pl.format("{}/{}", *TRIAL)
     )
+
+
+def _of_methods(differences: Sequence[Difference]) -> tuple[str, ...]:
+    """Their notes, each with the methods that it holds for."""
+    methods: dict[str, list[str]] = {}
+    for difference in differences:
+        if difference.note:
+            methods.setdefault(difference.note, []).append(difference.method)
+    return tuple(f"{', '.join(names)}: {note}" for note, names in methods.items())
 
 
 def _of_diverged(chosen: pl.DataFrame) -> tuple[str, ...]:
@@ -283,7 +288,7 @@ def _grid(part: Comparison) -> Grid:
         return "—" if value is None else f"{100 * value:+.1f}" if part.is_percent else f"{value:+.3f}"
 
     for d in part.differences:
-        p, corrected = ("—" if value is None else f"{value:.3f}" for value in (d.p, d.holm_p))
+        p, corrected = ("—" if v is None else f"{v:.3f}" if v >= 0.001 else "<0.001" for v in (d.p, d.holm_p))
         interval = "—" if d.low is None else f"[{number(d.low)}, {number(d.high)}]"
         grid.add_row(d.method, str(d.num_trials), number(d.mean), interval, p, corrected, d.verdict)
     return grid

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 import dgbench
-from dgbench import cli, composition, record, sheet
+from dgbench import cli, console, record, sheet
 from dgbench.cells import coverage
 from dgbench.composition import compose
 from dgbench.config import resolve
@@ -25,7 +28,7 @@ from tests.test_presets import PRESETS, each
 RULES = ("error_bar", "use_unfinished", "oracle_last_record")
 
 
-def columns(preset: str) -> dict[str, object]:
+def columns(preset: str) -> dict[str, Any]:
     """What a run of a preset records of the protocol."""
     run = resolve(compose([f"protocol={preset}", "dataset=digits_rot", "test_domains=[rot0]"]))
     said = header(run)["columns"]
@@ -120,3 +123,51 @@ def test_rules_of_reading_are_no_part_of_a_run_s_identity() -> None:
     decisive = ["augment_validation=true", "draw_data_per_run=true", "evaluate_last=false", "cap_steps=false"]
     others = [made(f"protocol.{flag}") for flag in [*decisive, "resnet_freeze_bn=true", "holdout_fraction=0.3"]]
     assert len({usual, *others}) == 7
+
+
+def shown(name: str, width: int = 100) -> list[str]:
+    page = Console(width=width)
+    with page.capture() as captured:
+        for part in sheet.protocol(name):
+            page.print(part, highlight=False)
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_s_sheet_gives_every_key_with_its_meaning_and_marks_what_differs(preset) -> None:
+    usual, own = (Protocol(**compose([f"protocol={name}"])["protocol"]) for name in ("dgbench", preset))
+    lines = shown(preset, width=400)
+    assert max(map(len, shown(preset))) <= 100
+    for field in dataclasses.fields(Protocol):
+        (row,) = [line for line in lines if line[2:].split()[:1] == [field.name] and "  " in line[2:].strip()]
+        mark, value = row[0], getattr(own, field.name)
+        differs = value != getattr(usual, field.name) and field.name != "name"
+        assert mark == ("*" if differs else " ")
+        _, written, *meaning = row[2:].split()
+        in_yaml = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+        assert written == in_yaml
+        assert len(meaning) > 3
+    assert ("* differs from dgbench." in lines[-1]) == (preset != "dgbench")
+    text = " ".join(" ".join(lines).split())
+    assert "* error_bar n the standard error divides the squared" in text or preset == "dgbench"
+    assert ("trials, by n dgbench: n-1" in text) == (preset != "dgbench")
+
+
+def test_presets_are_listed_with_what_their_files_begin_with(monkeypatch, capsys) -> None:
+    def run(*arguments: str) -> str:
+        for module in (cli, console):
+            monkeypatch.setattr(module, "out", Console(width=200))
+            monkeypatch.setattr(module, "err", Console(width=200))
+        monkeypatch.setattr(sys, "argv", ["dgbench", *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        return capsys.readouterr().out
+
+    lines = run("list", "protocols").splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert "The standard protocol: leave one domain out, 80/20 splits" in lines[0]
+    assert "DomainBed as of its published table of 2020" in lines[1]
+    assert run("show", "protocol", "domainbed_2024").startswith("domainbed_2024  preset of the protocol")
+    assert "'domainbed_202' is not a known protocol. Did you mean 'domainbed_20" in run(
+        "show", "protocol", "domainbed_202"
+    )

@@ -1,0 +1,196 @@
+"""Paired comparisons: the numbers by hand and by scipy, what is compared with what, what is said."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from dgbench.leaderboard.statistics import compare, holm, paired_differences
+from dgbench.registry import UnknownName
+from tests.fabricate import make_run, make_runs, make_scores
+
+FIVE = {
+    "erm": (0.61, 0.58, 0.66, 0.63, 0.60),
+    "near": (0.62, 0.57, 0.67, 0.62, 0.61),
+    "far": (0.70, 0.66, 0.73, 0.74, 0.69),
+}
+
+
+def frame(numbers: dict[str, Any], domains: tuple[str, ...] = ("a",)) -> pl.DataFrame:
+    """A method's number in a trial; on the domain at place k it is higher by k."""
+    rows = [
+        {"method": method, "trial": trial, "test_domain": domain, "value": None if value is None else value + place}
+        for method, values in numbers.items()
+        for trial, value in enumerate(values)
+        for place, domain in enumerate(domains)
+    ]
+    return pl.DataFrame(rows, schema_overrides={"value": pl.Float64})
+
+
+@pytest.mark.parametrize(
+    ("p", "corrected"),
+    [
+        # Four hypotheses: 4 * 0.005, 3 * 0.01, 2 * 0.03 and then not less than that.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.4, 0.9], [0.8, 0.9]),
+        ([0.6, 0.7], [1.0, 1.0]),
+        ([0.02], [0.02]),
+        ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
+        ([], []),
+    ],
+)
+def test_holm_is_as_by_hand(p: list[float], corrected: list[float]) -> None:
+    assert holm(p) == pytest.approx(corrected)
+
+
+def test_holm_refuses_what_is_no_probability() -> None:
+    with pytest.raises(ValueError, match=r"p=1.2, expected between 0 and 1. Leave out hypotheses"):
+        holm([0.1, 1.2])
+    with pytest.raises(ValueError, match="p=nan, expected between 0 and 1"):
+        holm([math.nan])
+
+
+def test_differences_are_those_of_a_one_sample_test_on_the_differences() -> None:
+    # Two domains a constant apart: the mean over them moves by it, the differences stay.
+    made = {d.method: d for d in paired_differences(frame(FIVE, ("a", "b")), "erm")}
+    assert list(made) == ["far", "near"]
+    for method, found in made.items():
+        d = np.subtract(FIVE[method], FIVE["erm"])
+        se = d.std(ddof=1) / np.sqrt(5)
+        low, high = stats.t.interval(0.95, 4, loc=d.mean(), scale=se)
+        expected = (5, d.mean(), se, low, high, stats.ttest_1samp(d, 0).pvalue)
+        got = (found.num_trials, found.mean, found.se, found.low, found.high, found.p)
+        assert got == pytest.approx(expected, rel=1e-9)
+        assert found.note is None
+    # By hand: differences of near are 1, -1, 1, -1 and 1 hundredths, t = 0.2 / (sqrt(1.2) / sqrt(5)) = 0.408.
+    assert made["near"].mean == pytest.approx(0.002)
+    assert made["near"].p == pytest.approx(2 * stats.t.sf(1 / math.sqrt(6), 4))
+    assert made["far"].holm_p == pytest.approx(2 * (made["far"].p or 0))
+    assert made["near"].holm_p == made["near"].p
+    assert (made["far"].verdict, made["near"].verdict) == ("differs", "no difference shown")
+
+
+def test_the_replications_are_trials_and_not_domains() -> None:
+    domains = tuple("abcdefgh")
+    (few,), (many,) = (
+        paired_differences(frame({name: FIVE[name] for name in ("erm", "far")}, names), "erm")
+        for names in (domains[:1], domains)
+    )
+    assert (many.num_trials, many.p) == (5, pytest.approx(few.p))
+
+
+def test_equal_columns_have_p_1_and_a_constant_difference_p_0() -> None:
+    made = paired_differences(frame({**FIVE, "same": FIVE["erm"], "shifted": [v + 0.25 for v in FIVE["erm"]]}), "erm")
+    same, shifted = made[-2:]
+    assert (same.mean, same.se, same.low, same.high, same.p, same.holm_p) == (0, 0, 0, 0, 1, 1)
+    assert same.verdict == "no difference shown"
+    assert shifted.mean == pytest.approx(0.25)
+    assert shifted.p == pytest.approx(0, abs=1e-12)
+
+
+def test_equal_numbers_in_another_order_of_domains_do_not_differ() -> None:
+    values = frame({"erm": (0.1, 0.7), "same": (0.1, 0.7)}, ("a", "b", "c")).sample(fraction=1, shuffle=True, seed=3)
+    assert [d.p for d in paired_differences(values, "erm")] == [1]
+
+
+@pytest.mark.parametrize("lacking", [None, math.nan])
+def test_methods_that_lack_a_trial_are_compared_on_the_common_ones(lacking: float | None) -> None:
+    numbers = {**FIVE, "erm": (lacking, *FIVE["erm"][1:]), "near": (*FIVE["near"][:4], lacking)}
+    far, near = paired_differences(frame(numbers), "erm")
+    assert (far.num_trials, near.num_trials) == (4, 3)
+    assert near.mean == pytest.approx(np.mean(np.subtract(FIVE["near"][1:4], FIVE["erm"][1:4])))
+    assert near.note == "Compared on the 3 of 5 trials that both it and the baseline have in full."
+
+
+def test_a_trial_that_lacks_a_domain_is_not_there() -> None:
+    values = frame(FIVE, ("a", "b")).filter(
+        ~((pl.col("method") == "near") & (pl.col("trial") == 2) & (pl.col("test_domain") == "b"))
+    )
+    assert [d.num_trials for d in paired_differences(values, "erm")] == [5, 4]
+
+
+def test_too_few_trials_are_no_test() -> None:
+    far, gone = paired_differences(frame({"erm": (0.5,), "far": (0.75,), "gone": (None,)}), "erm")
+    assert (far.num_trials, far.mean, far.se, far.p, far.holm_p, far.verdict) == (
+        1,
+        0.25,
+        None,
+        None,
+        None,
+        "not tested",
+    )
+    assert far.note == "A test needs at least two trials."
+    assert (gone.num_trials, gone.mean, gone.verdict) == (0, None, "not tested")
+    (two,) = paired_differences(frame({"erm": (0.5, 0.6), "far": (0.75, 0.8)}), "erm")
+    # One degree of freedom: t = 9, and Student's t is Cauchy's distribution.
+    assert two.p == pytest.approx(1 - 2 / math.pi * math.atan(9))
+    assert two.note == "Two trials leave one degree of freedom: the interval is ±12.7 standard errors."
+
+
+def test_hypotheses_that_cannot_be_tested_do_not_count() -> None:
+    far, _ = paired_differences(frame({"erm": FIVE["erm"], "far": FIVE["far"], "gone": (0.5, None)}), "erm")
+    assert far.holm_p == far.p
+
+
+def test_bad_values_are_sentences() -> None:
+    with pytest.raises(UnknownName, match=r"'ermm' is not a known method \(baseline\). Did you mean 'erm'"):
+        paired_differences(frame(FIVE), "ermm")
+    twice = pl.concat([frame(FIVE), frame({"far": (0.5,)})])
+    with pytest.raises(ValueError, match=r"2 values of far on a in trial 0, expected one\. Name runs of one sweep"):
+        paired_differences(twice, "erm")
+
+
+def test_runs_are_compared_by_what_the_criterion_chooses(tmp_path: Path) -> None:
+    made = compare(make_runs(tmp_path), "erm")
+    ((vrex,),) = [part.differences for part in made.parts]
+    # Averages of the trials: erm 1.5/3, 1.5/3, 1.8/3, and vrex 1.8/3, 1.7/3, 2.2/3.
+    d = [0.3 / 3, 0.2 / 3, 0.4 / 3]
+    assert (vrex.method, vrex.num_trials, vrex.mean) == ("vrex", 3, pytest.approx(0.1))
+    assert vrex.p == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
+    said = str(made)
+    assert "toy: accuracy in %, selected by train_validation; differences from erm" in said
+    (row,) = [line.split() for line in said.splitlines() if line.startswith(" vrex")]
+    assert row == ["vrex", "3", "+10.0", "[+1.7,", "+18.3]", "0.035", "0.035", "differs"]
+
+
+def test_another_metric_is_compared(tmp_path: Path) -> None:
+    ((vrex,),) = [part.differences for part in compare(make_runs(tmp_path), "erm", metric="nll").parts]
+    assert vrex.mean == pytest.approx(-0.1)
+    assert "nll (lower is better)" in str(compare(tmp_path, "erm", metric="nll"))
+
+
+def test_notes_say_what_is_not_there(tmp_path: Path) -> None:
+    make_runs(tmp_path, skip=lambda *cell: cell == ("vrex", "a", 2))
+    make_run(tmp_path, status="failed", domains=("a", "b", "c_long_name"), algorithm="irm")
+    make_run(tmp_path, [(0, make_scores("a", 0.5))], dataset="second", algorithm="sam")
+    said = " ".join(str(compare(tmp_path, "erm")).split())
+    assert "vrex: Compared on the 2 of 3 trials that both it and the baseline have in full. Two trials leave" in said
+    assert "irm: Compared on the 0 of 3 trials that both it and the baseline have in full. A test needs" in said
+    assert "Left out, as erm is not there: second." in said
+
+
+def test_data_seeds_are_trials_and_diverged_runs_are_counted(tmp_path: Path) -> None:
+    for seed, status in enumerate(("complete", "diverged", "complete")):
+        for label, value in (("base", 0.5), ("other", 0.5 + 0.1 * seed)):
+            make_run(tmp_path, [(0, make_scores("a", value))], status=status, label=label, data_seed=seed, train=["b"])
+    made = compare(tmp_path, "base", "last_step")
+    assert [d.num_trials for d in made.parts[0].differences] == [3]
+    assert "Numbers of runs that diverged are among them: 2 of 6." in str(made)
+
+
+def test_what_cannot_be_compared_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"No runs under .*Name the runs_dir"):
+        compare(tmp_path, "erm")
+    make_runs(tmp_path)
+    with pytest.raises(UnknownName, match=r"'vrx' is not a known method \(baseline\). Did you mean 'vrex'"):
+        compare(tmp_path, "vrx")
+    with pytest.raises(UnknownName, match="'best' is not a known criterion"):
+        compare(tmp_path, "erm", "best")
+    with pytest.raises(UnknownName, match="'nl' is not a known metric of toy"):
+        compare(tmp_path, "erm", metric="nl")
