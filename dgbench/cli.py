@@ -216,14 +216,19 @@ def status(runs: Runs) -> None:
 @app.command()
 def table(
     runs: Runs,
-    criterion: Annotated[str, typer.Option(help="train_validation, oracle or oracle_best")] = "train_validation",
+    criterion: Annotated[
+        str, typer.Option(help="train_validation, domain_cross_validation, oracle, oracle_best or last_step")
+    ] = "train_validation",
     metric: Annotated[str | None, typer.Option(help="another metric than the score, e.g. nll")] = None,
     format: Annotated[str, typer.Option(help="text, markdown, latex or csv")] = "text",
+    protocol: Annotated[
+        str | None, typer.Option(help="preset by whose rules runs are read, if not by their own, e.g. domainbed_2020")
+    ] = None,
 ) -> None:
     """Select models and rank the methods."""
     from dgbench.leaderboard.tables import table as make_table
 
-    made = make_table(runs, criterion=criterion, metric=metric, format=format)
+    made = make_table(runs, criterion=criterion, metric=metric, format=format, protocol=protocol)
     if isinstance(made, str):
         sys.stdout.write(made if made.endswith("\n") else made + "\n")
     else:

@@ -6,16 +6,17 @@ Explicit value > draw (`hparams_seed` > 0) > default. What is resolved here is w
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dgbench import description, hparams, plugins, tuning
+from dgbench import composition, description, hparams, plugins, tuning
 from dgbench.dataset import Card, MultiDomainDataset
 from dgbench.hparams import Optim, seed_hash
 from dgbench.keys import Keys, NetworkOptions, TrainerOptions, typed
 from dgbench.network import network_recipe
 from dgbench.protocol import DOMAIN_SETS, Domains, Protocol, domain_sets, named_domains, resolve_domains
-from dgbench.registry import algorithms
+from dgbench.registry import UnknownName, algorithms
 from dgbench.run import Run, open_dataset
 
 
@@ -94,12 +95,20 @@ def _recipe(network: NetworkOptions, optim: Optim) -> dict[str, Any]:
 
 def _protocol(node: Mapping[str, Any], dataset: MultiDomainDataset) -> Protocol:
     protocol, card = typed(Protocol, node, "protocol."), dataset.card
+    if protocol.name not in composition.presets():
+        # Methods ask for the preset by its name.
+        raise UnknownName("protocol (protocol.name; label names a row)", protocol.name, composition.presets())
     protocol = dataclasses.replace(
         protocol,
         num_steps=protocol.num_steps or card.num_steps,
         evaluate_every=protocol.evaluate_every or card.evaluate_every,
         splits=protocol.splits or card.splits,
     )
+    if protocol.draw_data_per_run and getattr(dataset.options, "data_seed", 0) != 0:
+        raise ValueError(
+            f"dataset.data_seed={dataset.options.data_seed} decides nothing under "  # type: ignore[attr-defined]
+            "protocol.draw_data_per_run=true, where the run's seed draws the data. Leave one of the two out."
+        )
     if protocol.splits == "official" and dataset.splits is None:
         raise ValueError(f"protocol.splits=official, but {type(dataset).__name__} declares no splits. Leave it random.")
     return protocol
@@ -135,8 +144,9 @@ def _network(network: NetworkOptions, protocol: Protocol, card: Card) -> Network
     if network.weights == "none":
         network = dataclasses.replace(network, weights=None)
     if network.freeze_bn is None:
-        frozen = protocol.resnet_freeze_bn and network.name.startswith("timm:resnet")
-        network = dataclasses.replace(network, freeze_bn=frozen)
+        # Without pretrained weights there are no statistics worth keeping.
+        is_resnet = re.match(r"timm:resnet\d", network.name) is not None and network.weights is not None
+        network = dataclasses.replace(network, freeze_bn=protocol.resnet_freeze_bn and is_resnet)
     return network
 
 

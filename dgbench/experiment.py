@@ -139,11 +139,18 @@ def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> i
             _show(stage, runs_dirs)
         for sweep in sweeps:
             ended = _train(sweep)
-            has_failed = any(job.run.folder.status() == "failed" for job in sweep.jobs)
-            if ended and not has_failed:
-                return ended  # stopped, or an error that has been said
+            # Otherwise it was stopped, or an error was said.
+            if ended and not _has_failed_runs(sweep):
+                return ended
             code = max(code, ended)
     return code
+
+
+def _has_failed_runs(sweep: Sweep) -> bool:
+    from dgbench import sweeper
+
+    # Expanded again: by now all hyper-parameters are known, and with them the names of the runs.
+    return any(job.run.folder.status() == "failed" for job in sweeper.expand(sweep.overrides))
 
 
 def _in_words(stage: Stage, sweeps: Sequence[Sweep]) -> str:

@@ -259,8 +259,17 @@ def sheet(made: Plan) -> tuple[Table, tuple[str, ...]]:
     """A plan for people: a table of its rows, and sentences to stand below it."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("algorithm", "dataset", "network"):
-        grid.add_column(name, overflow="fold")
-    for name in ("runs", "done", "to do", "training images", "evaluated images", "s/step", "s/1000 evaluated", "a run"):
+        grid.add_column(name, no_wrap=True)
+    for name in (
+        "runs",
+        "done",
+        "to do",
+        "images trained on",
+        "images evaluated",
+        "s/step",
+        "s/1000 evaluated",
+        "a run",
+    ):
         grid.add_column(name, justify="right")
     grid.add_column("all of them", overflow="fold")
     for row in made.rows:
@@ -289,7 +298,7 @@ def _sentences(made: Plan) -> tuple[str, ...]:
         f"{made.total('trained'):,} images and evaluate {made.total('evaluated'):,}. {time}."
     ]
     if without := sum(row.todo for row in made.rows if row.problem is not None):
-        said.append(f"{without:,} of these runs are of a kind that cannot be made; they count no images and no time.")
+        said.append(f"{without:,} of them count no images and no time, as a run of their kind cannot be made.")
     if any(row.timings for row in made.rows):
         said.append(
             "Times are those of the first steps on this machine; a method whose steps become dearer or cheaper later, "

@@ -24,7 +24,7 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
 
     Args:
         run: the run's folder.
-        step: of which evaluation; None: the one that `train_validation` chooses.
+        step: of which evaluation; None: the one that `train_validation` chooses; where nothing was held out, the last.
 
     Raises:
         FileNotFoundError: there is no run, or the weights of that step were not kept.
@@ -75,10 +75,12 @@ def _rebuild(said: Mapping[str, Any]) -> Algorithm:
 
 def _selected_step(said: Mapping[str, Any], folder: RunFolder, task: Task) -> int:
     domains = Domains(**{role: tuple(names) for role, names in said["identity"]["domains"].items()})
-    best, chosen = -math.inf, -1
-    for line in folder.lines():
+    lines = folder.lines()
+    scores = []
+    for line in lines:
         values = {key: math.nan if value is None else value for key, value in line["values"].items()}
-        score = validation_score(values, domains, task, {key.split("/")[0] for key in values})
-        if score > best or chosen < 0:
-            best, chosen = score, line["step"]
-    return chosen
+        scores.append(validation_score(values, domains, task, {key.split("/")[0] for key in values}))
+    if all(map(math.isnan, scores)):  # nothing was held out to choose by
+        return lines[-1]["step"]
+    best = max(score for score in scores if not math.isnan(score))
+    return lines[scores.index(best)]["step"]

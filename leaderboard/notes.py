@@ -60,13 +60,20 @@ def of_table(
     splits = chosen["split"].unique().to_list()
     part = "official test split" if splits == ["test"] else "in split"
     error = f"± is the standard error over trials ({divisor})."
+    reported = f" Reported: {metric} on the test domain's {part}." if splits else ""
     said = [
-        f"{chooser.name} chooses {chooser.meaning}. Reported: {metric} on the test domain's {part}.",
+        f"{chooser.name} chooses {chooser.meaning}.{reported}",
         error if several else "One trial: nothing is known about the spread.",
     ]
     if (covered["is_missing"]).any():
         said.append(f"Missing, no finished run: {_places(covered.filter('is_missing'))}.")
         said[1] += " (k/n): k of n trials are there; Average needs all test domains of a trial."
+    unchosen = covered.filter(~pl.col("is_missing")).join(chosen, on=CELL, how="anti")
+    if len(unchosen):
+        said.append(
+            f"Nothing that {chooser.name} chooses by was evaluated: {_places(unchosen)}. Choose by another criterion "
+            f"(last_step needs nothing), or make the runs with criteria=[{chooser.name}]."
+        )
     troubles = [f"{covered[name].sum()} {name}" for name in ("diverged", "failed", "unfinished") if covered[name].sum()]
     if troubles:
         said.append(f"Runs: {covered['complete'].sum()} complete, {', '.join(troubles)}.")

@@ -59,7 +59,7 @@ def test_help_is_a_sentence_and_the_options(command, name):
 
 def test_list_without_a_name_lists_the_shelves(command):
     _, out, _ = command("list")
-    assert [line.split()[0] for line in out.splitlines()] == list(cli.KINDS) + [name for name in ("experiments", "protocols") if name in out]
+    assert [line.split()[0] for line in out.splitlines()] == ["algorithms", "datasets", "experiments", "protocols"]
     assert out.split()[1] == str(len(registry.algorithms.names()))
 
 

@@ -164,7 +164,7 @@ def test_a_run_that_cannot_be_made_says_why_and_the_others_are_timed():
     assert (coral.seconds, coral.trained, coral.todo) == (0, 0, 1)
     grid, said = planning.sheet(Plan((coral, erm), None))
     assert coral.problem in str(next(iter(grid.columns[-1].cells)))
-    assert said[1] == "1 of these runs are of a kind that cannot be made; they count no images and no time."
+    assert said[1] == "1 of them count no images and no time, as a run of their kind cannot be made."
 
 
 @pytest.mark.parametrize(

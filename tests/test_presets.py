@@ -238,3 +238,14 @@ def test_a_method_s_own_value_for_a_preset(preset, expected) -> None:
     other = "alternating" if expected == "grl" else "grl"
     asked = resolved(preset, f"algorithm.form={other}", algorithm="dann", dataset="drawn", test_domains="[a]")
     assert asked.hp.form == other
+
+
+def test_a_seed_of_the_data_that_decides_nothing_is_refused():
+    arguments = ["dataset=digits_color", "test_domains=[0]", "protocol=domainbed_2024", "dataset.data_seed=3"]
+    with pytest.raises(ValueError, match="data_seed=3 decides nothing under protocol"):
+        resolve(compose(arguments))
+
+
+def test_a_presets_name_is_no_label():
+    with pytest.raises(LookupError, match=r"'mine' is not a known protocol \(protocol\.name; label names a row\)"):
+        resolve(compose(["test_domains=[0]", "protocol.name=mine"]))

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
 
 import dgbench
@@ -26,8 +28,10 @@ def photos(tmp_path: Path) -> str:
 
 
 @each(False, True, False)
-def test_resnets_keep_their_batch_norm_statistics(preset, expected, photos) -> None:
+def test_pretrained_resnets_keep_their_batch_norm_statistics(preset, expected, photos, tmp_path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pt")
     keys = ["dataset=image_folder", photos, "dataset.image_size=32", "test_domains=[light]", "network=timm:resnet18"]
+    keys += [f"network.weights={tmp_path / 'resnet18.pt'}"]
     some = ["optim.batch_size=2", "protocol.num_steps=1", "workers=0", "protocol.holdout_fraction=0.5"]
     outcome = execute(resolved(preset, *keys, *some))
     assert outcome.status == "complete", outcome.reason

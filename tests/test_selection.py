@@ -12,7 +12,7 @@ from dgbench import record
 from dgbench.cells import CELL, coverage
 from dgbench.record import RunFolder
 from dgbench.registry import UnknownName
-from dgbench.selection import criteria, selection
+from dgbench.selection import selection
 from tests.fabricate import add_lines, make_run, make_scores
 
 DATASETS = {"toy": ("accuracy", ("a", "b", "c", "d")), "line": ("rmse", ("x", "y", "z"))}

@@ -40,7 +40,7 @@ def test_a_draw_is_that_of_its_trial_or_of_the_sweep():
         first, second = (resolved("hparams_seed=1", f"hparams_per={per}", f"trial_seed={t}") for t in (0, 1))
         assert (first.optim.lr == second.optim.lr) is is_equal
     assert resolved("hparams_seed=1", "hparams_per=sweep").optim == resolved("hparams_seed=1").optim
-    with pytest.raises(LookupError, match="'run' is not a known value of hparams_per. Known: trial, sweep"):
+    with pytest.raises(LookupError, match=r"'run' is not a known value of hparams_per\. Known: trial, sweep"):
         resolved("hparams_per=run")
 
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_taken_over_is_refused(searched, arguments, text):
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no runs. Name the runs_dir of a finished sweep"):
+    with pytest.raises(ValueError, match=r"holds no runs\. Name the runs_dir of a finished sweep"):
         resolved(f"hparams_from={tmp_path}", "trial_seed=5")
     with pytest.raises(FileNotFoundError, match="is not a folder of runs"):
         resolved(f"hparams_from={tmp_path / 'nowhere'}", "trial_seed=5")

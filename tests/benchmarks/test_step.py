@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dgbench import composition, config, runner, wandb_logger
 from dgbench.clock import quiet_lightning
-from dgbench.run import Run
 from dgbench.dataset import as_float
+from dgbench.run import Run
 from dgbench.splits import make_splits
 from tests.benchmarks.timing import Stopwatch, alternate, differences, in_ms, processor_time, ratios, row, seconds, show
 

@@ -88,3 +88,11 @@ def test_the_command_of_a_configuration_makes_the_same_run(arguments):
     assert words[:2] == ["dgbench", "train"]
     assert config.resolve(composition.compose(words[2:])).run_id == config.resolve(composed).run_id
     assert len(words) < 2 + 3 + 8
+
+
+def test_where_nothing_was_evaluated_to_choose_by_the_table_says_so(tmp_path: Path):
+    make_run(tmp_path, [(0, {"in/a": 0.4})], designated_domains="a")
+    said = " ".join(str(dgbench.table(tmp_path)).split())
+    assert "Nothing that train_validation chooses by was evaluated: erm on a (trial 0). Choose by another" in said
+    assert "Reported:" not in said
+    assert "Nothing that" not in str(dgbench.table(tmp_path, "last_step"))
