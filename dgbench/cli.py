@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 import dgbench
-from dgbench import registry
+from dgbench import shelves
 from dgbench.console import PAGE_WIDTH, duration, err, interruptible, listing, out, sentences
 from dgbench.registry import UnknownName
 
@@ -30,7 +28,6 @@ app = typer.Typer(
 data = typer.Typer(help="Look after the data.", no_args_is_help=True)
 app.add_typer(data, name="data")
 Runs = Annotated[list[Path], typer.Argument(help="Folders of runs (a sweep's runs_dir), or single runs.")]
-KINDS = {"algorithms": registry.algorithms, "datasets": registry.datasets}
 
 
 def main() -> None:
@@ -131,40 +128,7 @@ def list_(
     ] = None,
 ) -> None:
     """List what is on a shelf, one line each."""
-    from dgbench import composition, stages
-
-    rows: list[tuple[str, ...]]
-    if shelf is None:
-        counts = {**{name: len(kind.names()) for name, kind in KINDS.items()}, "experiments": len(stages.names())}
-        rows = [(name, f"{count}", f"dgbench list {name}") for name, count in counts.items()]
-    elif shelf in KINDS:
-        places = KINDS[shelf].places().items()
-        rows = [(name, place.family, _first_line(place.path)) for name, place in places]
-    elif shelf == "experiments":
-        rows = [(name, stages.summary(stages.find(name))) for name in stages.names()]
-    elif shelf == "protocols":
-        rows = [(name, _first_comment(name)) for name in composition.presets()]
-    else:
-        raise UnknownName("shelf", shelf, (*KINDS, "experiments", "protocols"))
-    out.print(listing(rows))
-
-
-def _first_line(path: Path) -> str:
-    """The first sentence of a file's docstring, read without importing it."""
-    import ast
-
-    try:
-        doc = ast.get_docstring(ast.parse(path.read_bytes())) or ""
-    except SyntaxError as error:  # of a plugin that is being written
-        return f"no Python: {error}"
-    return doc.split("\n")[0]
-
-
-def _first_comment(preset: str) -> str:
-    """What a preset's file begins with."""
-    text = (files("dgbench.configs") / "protocol" / f"{preset}.yaml").read_text("utf-8")
-    comment = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
-    return " ".join(line.removeprefix("# ") for line in comment)
+    out.print(listing(shelves.overview() if shelf is None else shelves.lines(shelf)))
 
 
 @app.command()
@@ -173,7 +137,7 @@ def show(
     name: Annotated[str, typer.Argument(help="a name that `dgbench list` prints")],
 ) -> None:
     """Show what a component is, its options, and where its file lies."""
-    kinds = [*(shelf.kind for shelf in KINDS.values()), "experiment", "protocol"]
+    kinds = [*(shelf.kind for shelf in shelves.KINDS.values()), "experiment", "protocol"]
     if kind not in kinds:
         raise UnknownName("kind of component", kind, kinds)
     if kind == "experiment":

@@ -8,7 +8,6 @@ import functools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dgbench import plugins
 from dgbench.registry import UnknownName, algorithms, datasets
+from dgbench.shelves import configs, presets
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -73,26 +73,16 @@ def _spelled_out(override: str) -> str:
     return f"{key}{equals}{value}"
 
 
-def _configs() -> Path:
-    (folder,) = import_module("dgbench.configs").__path__
-    return Path(folder)
-
-
 def demo() -> list[str]:
     """The overrides of `dgbench demo`."""
-    return list(OmegaConf.load(_configs() / "demo.yaml"))
+    return list(OmegaConf.load(configs() / "demo.yaml"))
 
 
 @functools.cache
 def defaults() -> dict[str, str]:
     """The method and the data of a command that names none."""
-    config: Any = OmegaConf.load(_configs() / "config.yaml")
+    config: Any = OmegaConf.load(configs() / "config.yaml")
     return {str(k): str(v) for item in config.defaults if not isinstance(item, str) for k, v in item.items()}
-
-
-def presets() -> list[str]:
-    """Names of the protocol's presets."""
-    return sorted(path.stem for path in (_configs() / "protocol").glob("*.yaml"))
 
 
 def chosen(parsed: Iterable[Override], group: str) -> list[str]:

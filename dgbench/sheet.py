@@ -8,7 +8,6 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from dgbench.dataset import Card
 from dgbench.hparams import HParam
 from dgbench.protocol import Protocol
 from dgbench.registry import algorithms, datasets
+from dgbench.shelves import configs
 
 # How a need reads after "Needs"; one that is not listed here reads as its name.
 NEEDS: Mapping[str, Callable[[Any], str]] = {
@@ -113,8 +113,8 @@ def protocol(name: str) -> Iterator[RenderableType]:
         UnknownName: no such preset.
     """
     usual, own = (Protocol(**composition.compose([f"protocol={n}"])["protocol"]) for n in (DEFAULT_PRESET, name))
-    meanings = _comments((_presets() / f"{DEFAULT_PRESET}.yaml").read_text("utf-8"))
-    yield _title(name, "preset of the protocol", _presets() / f"{name}.yaml")
+    meanings = _comments(((configs() / "protocol") / f"{DEFAULT_PRESET}.yaml").read_text("utf-8"))
+    yield _title(name, "preset of the protocol", (configs() / "protocol") / f"{name}.yaml")
     for heading, keys in (("What is run", own.decisive), ("How finished runs are read", own.reporting)):
         yield _heading(heading)
         rows = []
@@ -127,10 +127,6 @@ def protocol(name: str) -> Iterator[RenderableType]:
         yield _table(("name", "value", "meaning"), rows)
     mark = f"* differs from {DEFAULT_PRESET}. " if name != DEFAULT_PRESET else ""
     yield Text(f"{mark}Choose it with protocol={name}, set one key with protocol.num_steps=VALUE.", style="dim")
-
-
-def _presets() -> Path:
-    return Path(str(files("dgbench.configs") / "protocol"))
 
 
 def _comments(text: str) -> dict[str, str]:
