@@ -46,8 +46,8 @@ class ColoredMNISTIRM(MnistDataset):
 
     `colored_mnist` is DomainBed's variant: whole images of both of MNIST's sets, in three parts of one size.
 
-    Differs from the authors: their 501 steps see all examples at once, and their network is
-    `network.width=256 network.depth=2`. The draw depends on `data_seed` alone; there every restart draws anew.
+    Differs from the authors: the draw depends on `data_seed` alone; there every restart draws anew. Their network and
+    their 501 steps of all examples at once are `dgbench experiment colored_mnist_irm`.
 
     Domains:
         plus80, plus90, minus90: colour equals label with probability 0.8, 0.9, 0.1. The first two are every second

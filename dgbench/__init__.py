@@ -20,6 +20,7 @@ _PUBLIC = {
     "load": "dgbench.trained",
     "predict": "dgbench.prediction",
     "table": "dgbench.leaderboard.tables",
+    "compare": "dgbench.leaderboard.statistics",
     "build_algorithm": "dgbench.algorithm",
     "check_algorithm": "dgbench.check",
     "check_dataset": "dgbench.check",

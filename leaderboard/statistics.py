@@ -28,7 +28,7 @@ from dgbench.selection import DIGITS, selection
 
 from . import notes
 from .aggregate import method_name
-from .tables import IN_PERCENT, Paths, _check_metric
+from .tables import IN_PERCENT, Paths, check_metric
 
 LEVEL = 0.05
 
@@ -222,7 +222,7 @@ def compare(runs: Paths, baseline: str, criterion: str = "train_validation", met
     covered = coverage(found)
     finished = found.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
     if metric is not None:
-        _check_metric(finished, metric)
+        check_metric(finished, metric)
     rows = record.read(finished, {*finished["score"], *([metric] if metric else [])})
     chosen = chooser.choose(rows, metric)
     cells = with_cells(found)

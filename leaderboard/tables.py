@@ -107,7 +107,7 @@ def table(
         found = found.with_columns(pl.lit(value).alias(name) for name, value in _preset(protocol).reporting.items())
     finished = found.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
     if metric is not None:
-        _check_metric(finished, metric)
+        check_metric(finished, metric)
     rows = record.read(finished, {*finished["score"], *([metric] if metric else [])})
     made = make_tables(found, rows, chooser, metric)
     if format == "text":
@@ -123,7 +123,12 @@ def _preset(name: str) -> Protocol:
     return Protocol(**composition.compose([f"protocol={name}"])["protocol"])
 
 
-def _check_metric(finished: pl.DataFrame, metric: str) -> None:
+def check_metric(finished: pl.DataFrame, metric: str) -> None:
+    """Refuse a metric that some dataset of finished runs was not evaluated by.
+
+    Raises:
+        UnknownName: it is not known there.
+    """
     # The keys of one line per dataset tell; all metrics of a task are evaluated together.
     for example in finished.unique("dataset", keep="first", maintain_order=True).iter_slices(1):
         known = record.read(example)["metric"].unique(maintain_order=True).to_list()

@@ -109,7 +109,7 @@ def test_the_file_gives_the_recorded_metrics_of_the_selected_step(run, monkeypat
     [
         {"trainer.precision": "bf16-mixed"},
         {"protocol.uda_holdout_fraction": 0.5, "trial_seed": 2},
-        {"protocol.draw_data_per_run": True, "dataset.data_seed": 3},
+        {"protocol.draw_data_per_run": True},
         {"dataset": "iris_simpson", "test_domains": ["setosa"], "dataset.target_scale": "standard"},
     ],
     ids=lambda more: next(iter(more)),
