@@ -167,20 +167,21 @@ def _kinds(jobs: Sequence[Job]) -> dict[tuple[str, str, str], list[Run]]:
         options = [_options(run) for run in runs]
         varied = [key for key in options[0] if len({said[key] for said in options}) > 1]
         for run, said in zip(runs, options, strict=True):
-            name = " ".join([network, *(f"{key}={said[key]}" for key in varied)])
+            name = ", ".join([network, *(f"{key}={said[key]}" for key in varied)])
             kinds.setdefault((algorithm, dataset, name), []).append(run)
     return kinds
 
 
 def _options(run: Run) -> dict[str, str]:
-    """What decides the cost of a step beside the method: options of the data, the network and the Trainer."""
+    """What decides the cost of a step beside the method: domains, and options of the data, the network and the Trainer."""
     groups: dict[str, Any] = {"dataset": run.dataset.options, "network": run.network, "trainer": run.trainer}
-    return {
+    cost = {
         f"{group}.{key}": str(value)
         for group, options in groups.items()
         for key, value in dataclasses.asdict(options).items()
         if key not in ("name", "data_seed")
     }
+    return {"domains": str(len(run.domains.train)), **cost}
 
 
 def _row(names: tuple[str, str, str], runs: Sequence[Run], todo: Sequence[Run], counter: _Counter) -> Row:
@@ -264,14 +265,14 @@ def sheet(made: Plan) -> tuple[Table, tuple[str, ...]]:
         "runs",
         "done",
         "to do",
-        "images trained on",
-        "images evaluated",
-        "s/step",
-        "s/1000 evaluated",
+        "images\ntrained",
+        "images\nscored",
+        "s per\nstep",
+        "s per\n1000",
         "a run",
     ):
         grid.add_column(name, justify="right")
-    grid.add_column("all of them", overflow="fold")
+    grid.add_column("all of them")
     for row in made.rows:
         cells = [row.algorithm, row.dataset, row.network, *(f"{n:,}" for n in (row.runs, row.done, row.todo))]
         grid.add_row(*map(Text, [*cells, *_of_work(row)]))
@@ -280,7 +281,7 @@ def sheet(made: Plan) -> tuple[Table, tuple[str, ...]]:
 
 def _of_work(row: Row) -> list[str]:
     if row.problem is not None:
-        return [*[""] * 5, row.problem]
+        return [*[""] * 5, "no time"]
     if not row.work:
         return [*[""] * 5, "nothing to do"]
     steps = sum(work.steps for work in row.work)
@@ -297,11 +298,12 @@ def _sentences(made: Plan) -> tuple[str, ...]:
         f"{made.total('runs'):,} runs: {made.total('done'):,} done, {made.total('todo'):,} to do, which train on "
         f"{made.total('trained'):,} images and evaluate {made.total('evaluated'):,}. {time}."
     ]
-    if without := sum(row.todo for row in made.rows if row.problem is not None):
-        said.append(f"{without:,} of them count no images and no time, as a run of their kind cannot be made.")
+    for row in made.rows:
+        if row.problem is not None:
+            said.append(f"{row.todo:,} of them count no images and no time: {row.problem}")
     if any(row.timings for row in made.rows):
         said.append(
-            "Times are those of the first steps on this machine; a method whose steps become dearer or cheaper later, "
+            "Times are seconds per step and per 1000 scored images, those of the first steps on this machine; a method whose steps become dearer or cheaper later, "
             "after annealing say, takes another time."
         )
     return tuple(said)

@@ -55,10 +55,10 @@ def test_counts_are_those_made_by_hand(timed):
 def test_criteria_and_pairs_decide_what_is_counted(timed):
     (one,) = planning.plan([*TINY, "test_domains=each", "criteria=[train_validation]"]).rows
     assert one.evaluated == 3 * 3 * (2 * OUT + IN)
-    (both,) = planning.plan([*TINY, "test_domains=each,pairs"]).rows
-    assert both.runs == 3 + 3
-    assert both.trained == 5 * 4 * (3 * 2 + 3 * 1)
-    assert both.evaluated == 3 * (3 * EVALUATED + 3 * (OUT + 2 * (IN + OUT)))
+    singles, pairs = planning.plan([*TINY, "test_domains=each,pairs"]).rows
+    assert (singles.network, singles.runs, pairs.network, pairs.runs) == ("mlp, domains=2", 3, "mlp, domains=1", 3)
+    assert (singles.trained, pairs.trained) == (5 * 4 * 3 * 2, 5 * 4 * 3 * 1)
+    assert (singles.evaluated, pairs.evaluated) == (3 * 3 * EVALUATED, 3 * 3 * (OUT + 2 * (IN + OUT)))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_a_run_that_cannot_be_made_says_why_and_the_others_are_timed():
     assert coral.problem == "coral needs at least 2 training domains, got 1."
     assert (coral.seconds, coral.trained, coral.todo) == (0, 0, 1)
     grid, said = planning.sheet(Plan((coral, erm), None))
-    assert coral.problem in str(next(iter(grid.columns[-1].cells)))
-    assert said[1] == "1 of them count no images and no time, as a run of their kind cannot be made."
+    assert "no time" in str(next(iter(grid.columns[-1].cells)))
+    assert any(coral.problem in sentence for sentence in said)
 
 
 @pytest.mark.parametrize(
