@@ -12,7 +12,7 @@ from dgbench.runner import Outcome, execute
 from dgbench.sweeper import Report, run_sweep
 
 # Lists that are one value, not several.
-LIST_KEYS = ("test_domains", "train_domains", "val_domains", "criteria", "plugins")
+LIST_KEYS = ("test_domains", "train_domains", "val_domains", "criteria", "plugins", "devices")
 
 
 def _overrides(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:

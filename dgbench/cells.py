@@ -12,7 +12,7 @@ from dgbench.record import FINISHED
 
 # What has to be equal for numbers to stand in one table.
 TABLE = ("dataset", "data", "protocol_key", "network_key", "trained_on", "val_domains")
-METHOD = ("algorithm", "averaging", "label", "tuned")
+METHOD = ("algorithm", "averaging", "label", "variant", "tuned")
 # The unit of replication: a split of the data, and of generated data a draw.
 TRIAL = ("trial_seed", "data_seed")
 CELL = (*TABLE, *METHOD, "test_domain", *TRIAL)
@@ -79,7 +79,11 @@ def missing_pairs(runs: pl.DataFrame) -> pl.DataFrame:
     eligible = runs.filter(pl.col("status").is_in(FINISHED) | pl.col("use_unfinished"))
     needed = (
         with_cells(eligible)
-        .filter(pl.col("trained_on") == ALL_OTHERS)
+        .filter(
+            pl.col("trained_on") == ALL_OTHERS,
+            pl.col("tuned") == "",
+            pl.col("train_domains").str.contains(" "),  # of one training domain none can be left out
+        )
         .with_columns(domain=pl.col("train_domains").str.split(" "))
         .explode("domain")
     )
@@ -127,7 +131,8 @@ def coverage(runs: pl.DataFrame) -> pl.DataFrame:
         cells.select(*TABLE, *METHOD)
         .unique()
         .join(expected, on=TABLE)
-        .join(cells.select(*TABLE, *TRIAL).unique(), on=TABLE)
+        # Rows that another sweep tuned have trials of their own.
+        .join(cells.select(*TABLE, "tuned", *TRIAL).unique(), on=[*TABLE, "tuned"])
         .join(found, on=CELL, how="left")
         .with_columns(pl.col(counts).fill_null(0), pl.col("uses_unfinished").fill_null(False))
         .with_columns(is_missing=finished + others == 0)

@@ -51,7 +51,10 @@ def resolve(config: Mapping[str, Any]) -> Run:
     optim = dataclasses.replace(_with_explicit(optim, nodes["optim"], "optim."), num_steps=protocol.num_steps)
     seed = keys.seed
     if seed is None:
-        seed = seed_hash(dataset_name, algorithm_name, list(domains.test), keys.hparams_seed, keys.trial_seed)
+        # DomainBed's, and for further draws of the data one of their own: they are trials too.
+        drawn = getattr(dataset.options, "data_seed", 0)
+        facts: tuple[Any, ...] = (dataset_name, algorithm_name, list(domains.test), keys.hparams_seed, keys.trial_seed)
+        seed = seed_hash(*facts, *([drawn] if drawn else []))
     run = Run(
         algorithm=algorithm_name,
         version=cls.version,
@@ -74,14 +77,15 @@ def resolve(config: Mapping[str, Any]) -> Run:
 
 def _tuned(run: Run, nodes: Mapping[str, Mapping[str, Any]]) -> Run:
     """The run with the hyper-parameters that another sweep chose; what the user writes still stands."""
-    sweep, columns = str(run.keys.hparams_from), description.columns(run)
+    sweep = str(run.keys.hparams_from)
+    plain = dataclasses.replace(run, keys=dataclasses.replace(run.keys, label=None))
+    facts = {**description.columns(plain), "splits": run.protocol.splits}
     if run.keys.hparams_seed != 0:
         raise ValueError(
             f"hparams_seed={run.keys.hparams_seed} draws hyper-parameters, and hparams_from={sweep} has them chosen. "
             "Leave one of the two out."
         )
-    criterion = (run.keys.criteria or ["train_validation"])[0]
-    said = tuning.chosen(sweep, criterion, columns, (columns["trial_seed"], columns["data_seed"]))
+    said = tuning.chosen(sweep, run.keys.hparams_by, facts)
     hp = _with_explicit(type(run.hp)(**said.pop("hparams")), nodes["algorithm"], "algorithm.")
     optim = _with_explicit(Optim(**said.pop("optim")), nodes["optim"], "optim.")
     optim = dataclasses.replace(optim, num_steps=run.protocol.num_steps)

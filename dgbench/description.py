@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ import torch
 import dgbench
 from dgbench import record
 from dgbench.dataset import GeneratedOptions
+from dgbench.registry import algorithms
 from dgbench.run import Run
 
 # What `data_seed` says of data that have none, or that every run draws from its own seed.
@@ -31,6 +34,7 @@ def header(run: Run) -> dict[str, Any]:
         "columns": columns(run),
         "group": run.keys.group,
         "package_version": dgbench.__version__,
+        "sources": own_sources(run),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -39,6 +43,16 @@ def header(run: Run) -> dict[str, Any]:
         "command": sys.argv,
         "created": time.time(),
     }
+
+
+def own_sources(run: Run) -> dict[str, str]:
+    """Hashes of the files of components that do not come with dgbench: their authors may forget to raise `version`."""
+    found = {}
+    for kind, cls in (("algorithm", algorithms[run.algorithm]), ("dataset", type(run.dataset))):
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if file and not cls.__module__.startswith(("dgbench.algorithms.", "dgbench.datasets.")):
+            found[kind] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    return found
 
 
 def columns(run: Run) -> dict[str, Any]:
@@ -56,10 +70,13 @@ def columns(run: Run) -> dict[str, Any]:
     # Dropout is drawn with the other hyper-parameters: models that differ in it compete in one cell.
     network = {key: value for key, value in identity["network"].items() if key != "dropout"}
     protocol = {"protocol": identity["protocol"], "trainer": identity["trainer"]}
+    variant = ""
     if run.keys.label:
-        # A labelled row is what its label says: it stands beside others whatever these do otherwise.
-        del data["options"]
-        network, protocol = {}, {"splits": identity["protocol"]["splits"]}
+        # A labelled row is what its label says: it stands beside others whatever these do otherwise, but what is
+        # reported has to be comparable. What the keys leave out then tells rows of one label apart.
+        variant = record.identity_hash({"network": network, "protocol": protocol, "options": data.pop("options")})
+        kept = ("splits", "holdout_fraction", "uda_holdout_fraction")
+        network, protocol = {}, {name: identity["protocol"][name] for name in kept}
     return {
         "dataset": run.dataset_name,
         "data": record.identity_hash(data),
@@ -79,9 +96,11 @@ def columns(run: Run) -> dict[str, Any]:
         "algorithm": run.algorithm,
         "averaging": run.keys.averaging,
         "label": run.keys.label or "",
+        "variant": variant,
         "tuned": f"{run.tuned['criterion']} in {run.tuned['sweep']}" if run.tuned else "",
         "hparams": record.identity_hash({"algorithm": identity["algorithm"], "optim": identity["optim"]}),
         "hparams_seed": run.keys.hparams_seed,
         "trial_seed": run.keys.trial_seed,
         "num_steps": run.protocol.num_steps,
+        "last_evaluation": run.protocol.last_evaluation,
     }

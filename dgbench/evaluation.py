@@ -139,9 +139,7 @@ class Evaluation(Checkpoint):
         self.evaluator, self.task, self.protocol, self.domains = evaluator, task, protocol, domains
         self.folder, self.checkpoints, self.resume, self.progress = folder, checkpoints, resume, progress
         self.last_step = protocol.num_steps - 1
-        self.last_evaluation = next(
-            s for s in range(self.last_step, -1, -1) if protocol.evaluates_at(s, self.last_step)
-        )
+        self.last_evaluation = protocol.last_evaluation
         self.diverged = False
         self._seconds_before = resume["seconds"] if resume else 0.0
         self._started = time.perf_counter()

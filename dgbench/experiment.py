@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 
-from dgbench import composition, console
+from dgbench import composition, console, expansion
 from dgbench.registry import UnknownName, algorithms
 from dgbench.stages import Stage, TableOptions, find, load
 
 if TYPE_CHECKING:
-    from dgbench.sweeper import Job
+    from dgbench.expansion import Job
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,10 @@ def replaced(*several: Sequence[str]) -> tuple[str, ...]:
 
 
 def _expanded(overrides: tuple[str, ...]) -> Sweep:
-    from dgbench import sweeper
 
     # Hyper-parameters that an earlier stage is to choose are not there yet; they change no number of runs.
     known = [line for line in overrides if not line.startswith("hparams_from=")]
-    return Sweep(overrides, tuple(sweeper.expand(known)))
+    return Sweep(overrides, tuple(expansion.expand(known)))
 
 
 def _check_baseline(baseline: str, sweeps: Sequence[Sweep]) -> None:
@@ -110,7 +109,7 @@ def _check_baseline(baseline: str, sweeps: Sequence[Sweep]) -> None:
     if any(line.startswith("hparams_from=") for sweep in sweeps for line in sweep.overrides):
         return  # The names of tuned methods are known when they are there.
     runs = [job.run for sweep in sweeps for job in sweep.jobs]
-    known = dict.fromkeys(method_name(run.algorithm, run.keys.averaging, run.keys.label or "", "") for run in runs)
+    known = dict.fromkeys(method_name(run.algorithm, run.keys.averaging, run.keys.label or "", "", "") for run in runs)
     if baseline not in known:
         raise UnknownName("baseline", baseline, known)
 
@@ -147,10 +146,9 @@ def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> i
 
 
 def _has_failed_runs(sweep: Sweep) -> bool:
-    from dgbench import sweeper
 
     # Expanded again: by now all hyper-parameters are known, and with them the names of the runs.
-    return any(job.run.folder.status() == "failed" for job in sweeper.expand(sweep.overrides))
+    return any(job.run.folder.status() == "failed" for job in expansion.expand(sweep.overrides))
 
 
 def _in_words(stage: Stage, sweeps: Sequence[Sweep]) -> str:

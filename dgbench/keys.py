@@ -77,6 +77,7 @@ class Keys:
     hparams_seed: int
     hparams_per: str
     hparams_from: str | None
+    hparams_by: str
     trial_seed: int
     seed: int | None
     averaging: str
@@ -101,8 +102,13 @@ class Keys:
         ):
             if getattr(self, name) not in known:
                 raise UnknownName(f"value of {name}", getattr(self, name), known)
-        for name in self.criteria or ():
+        for name in (self.hparams_by, *(self.criteria or ())):
             selection(name)
+        if not selection(self.hparams_by).compares:
+            raise ValueError(
+                f"hparams_by={self.hparams_by} compares no draws, expected a criterion that does. Use another."
+            )
+        self.label = self.label or None
         for name in ("hparams_seed", "trial_seed", "seed", "workers", "threads"):
             value = getattr(self, name)
             if value is not None and value < 0:

@@ -18,15 +18,15 @@ from hydra.core.override_parser.types import Override
 from rich.table import Table
 from rich.text import Text
 
-from dgbench import composition, devices, sweeper
+from dgbench import composition, devices, expansion, sweeper
 from dgbench.console import duration
+from dgbench.expansion import Job
 from dgbench.loader import Split
 from dgbench.registry import UnknownName
 from dgbench.run import Run
 from dgbench.sampling import build_sampler
 from dgbench.splits import make_splits, wanted_splits
 from dgbench.stopwatch import Timing, measure
-from dgbench.sweeper import Job
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def plan(arguments: Sequence[str], tell: Callable[[str], None] | None = None) ->
     """
     arguments = [argument for argument in arguments if argument not in ("-m", "--multirun")]
     workers = _workers(composition.parse(arguments))
-    jobs = sweeper.expand(arguments)
+    jobs = expansion.expand(arguments)
     todo = sweeper.pending(jobs)
     counter, left, rows = _Counter(), {job.run.run_id for job in todo}, []
     taken = devices.taken(todo[0].run.keys.devices, todo[0].run.keys.runs_per_device) if todo else None
@@ -173,7 +173,7 @@ def _kinds(jobs: Sequence[Job]) -> dict[tuple[str, str, str], list[Run]]:
 
 
 def _options(run: Run) -> dict[str, str]:
-    """What decides the cost of a step beside the method: domains, and options of the data, the network and the Trainer."""
+    """What decides the cost of a step beside the method: domains, options of data, network and Trainer."""
     groups: dict[str, Any] = {"dataset": run.dataset.options, "network": run.network, "trainer": run.trainer}
     cost = {
         f"{group}.{key}": str(value)
@@ -303,7 +303,7 @@ def _sentences(made: Plan) -> tuple[str, ...]:
             said.append(f"{row.todo:,} of them count no images and no time: {row.problem}")
     if any(row.timings for row in made.rows):
         said.append(
-            "Times are seconds per step and per 1000 scored images, those of the first steps on this machine; a method whose steps become dearer or cheaper later, "
+            "Times are those of the first steps on this machine; a method whose steps become dearer or cheaper later, "
             "after annealing say, takes another time."
         )
     return tuple(said)

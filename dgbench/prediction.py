@@ -16,12 +16,12 @@ from dgbench import composition, plugins
 from dgbench.algorithm import Algorithm
 from dgbench.dataset import MissingData, MultiDomainDataset
 from dgbench.evaluation import ACCELERATOR_BATCH, CPU_BATCH, evaluation_mode
+from dgbench.expansion import choices
 from dgbench.loader import Split, evaluation_batches
 from dgbench.protocol import named_domains, split_indices, split_uda
 from dgbench.record import RunFolder
 from dgbench.registry import UnknownName
 from dgbench.run import fingerprint, open_dataset
-from dgbench.sweeper import choices
 from dgbench.task import Task
 from dgbench.trained import load
 from dgbench.writing import replace_file, writable

@@ -91,6 +91,13 @@ class Protocol:
         return step % self.evaluate_every == 0 or (self.evaluate_last and step == last)
 
     @property
+    def last_evaluation(self) -> int:
+        """The last step that an evaluation follows."""
+        assert self.num_steps is not None
+        last = self.num_steps - 1
+        return next(step for step in range(last, -1, -1) if self.evaluates_at(step, last))
+
+    @property
     def decisive(self) -> dict[str, Any]:
         """The fields that decide a run's numbers."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.metadata.get("reporting")}

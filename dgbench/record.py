@@ -294,9 +294,11 @@ _RUN = {
     "algorithm": "String",
     "averaging": "String",
     "label": "String",
+    "variant": "String",
     "tuned": "String",
     "hparams": "String",
     "hparams_seed": "Int64",
     "trial_seed": "Int64",
     "num_steps": "Int64",
+    "last_evaluation": "Int64",
 }

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from dgbench import record
 from dgbench.dataset import GeneratedOptions, MultiDomainDataset
@@ -119,9 +119,15 @@ def fingerprint(dataset: MultiDomainDataset) -> str:
     return _FINGERPRINTS[dataset]
 
 
+_ALIVE: WeakValueDictionary[tuple[type, str, str], MultiDomainDataset] = WeakValueDictionary()
+
+
 @functools.lru_cache(maxsize=4)
 def _opened(cls: type[MultiDomainDataset], data_dir: str, options: str) -> MultiDomainDataset:
-    return cls(data_dir, **json.loads(options))
+    # Runs that wait keep theirs: a sweep over many datasets in turn must not read each again for every run.
+    made = _ALIVE.get((cls, data_dir, options)) or cls(data_dir, **json.loads(options))
+    _ALIVE[cls, data_dir, options] = made
+    return made
 
 
 def open_dataset(name: str, data_dir: str, options: Mapping[str, Any]) -> MultiDomainDataset:

@@ -172,8 +172,10 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
         },
     )
     algorithm.seed = run.seed
-    resume = _resume(folder, algorithm)
-    wanted = wanted_splits(run)
+    # What was asked of this run before is asked again: nothing that it said is lost.
+    earlier = {(split, name) for line in folder.lines() for split, name in [key.split("/") for key in line["n"]]}
+    wanted = list(dict.fromkeys([*wanted_splits(run), *sorted(earlier & splits.keys())]))
+    resume = _resume(folder, algorithm, {"/".join(pair) for pair in wanted})
     with quiet_lightning(), _logged(run) as logger:
         trainer: Any = make_trainer(run, folder, logger)
         device = trainer.strategy.root_device
@@ -276,8 +278,11 @@ def _logged(run: Run) -> Any:
     return logged(run)
 
 
-def _resume(folder: RunFolder, algorithm: Algorithm) -> dict[str, Any] | None:
+def _resume(folder: RunFolder, algorithm: Algorithm, wanted: set[str]) -> dict[str, Any] | None:
     """Load the state of an unfinished run into the algorithm, and cut the rows that came after it."""
+    if any(not wanted <= set(line["n"]) for line in folder.lines()):
+        # Evaluations that were not wanted then would be missing in the first rows.
+        folder.resume_file.unlink(missing_ok=True)
     if not folder.resume_file.exists():
         folder.lines_file.unlink(missing_ok=True)
         folder.keep_weights([])
@@ -289,7 +294,7 @@ def _resume(folder: RunFolder, algorithm: Algorithm) -> dict[str, Any] | None:
         # Damaged from outside: what we write is whole. Start anew.
         logging.getLogger("dgbench").warning("%s cannot be read (%s): the run starts anew.", folder.resume_file, error)
         folder.resume_file.unlink()
-        return _resume(folder, algorithm)
+        return _resume(folder, algorithm, wanted)
     folder.keep_lines(state["step"] - 1)
     return state
 

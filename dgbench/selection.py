@@ -41,6 +41,11 @@ class Selection:
     needs_pairs: bool = False
     """Scored by runs that leave out two domains."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether it scores runs."""
+        return bool(self.scores) or self.needs_pairs
+
     def choose(self, rows: pl.DataFrame, metric: str | None = None) -> pl.DataFrame:
         """One row per cell that has a run to choose.
 
@@ -75,7 +80,7 @@ class Selection:
             on=["run_id", "test_domain", "step"],
         ).join(cells, on=["run_id", "test_domain"])
         if self.is_last_step:
-            is_end = (pl.col("step") == pl.col("num_steps") - 1) | (pl.col("status") == "diverged")
+            is_end = (pl.col("step") == pl.col("last_evaluation")) | (pl.col("status") == "diverged")
             is_last = pl.col("step") == pl.col("step").max().over("run_id")
             made = made.filter(is_last, is_end | pl.col("oracle_last_record"))
         return (

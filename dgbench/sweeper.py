@@ -1,13 +1,9 @@
-"""Many runs: which ones a command asks for, which are done, and running the rest.
-
-Hydra composes once per distinct (method, dataset, preset); everything else is set in the composed configuration, so
-that thousands of jobs expand in seconds.
-"""
+"""Many runs: which of those that a command asks for are done, and running the rest."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import itertools
 import json
 import threading
 import time
@@ -17,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,24 +23,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dgbench import composition, config, devices, record
+from dgbench import devices, record
+from dgbench.description import own_sources
+from dgbench.expansion import Job, expand
 from dgbench.lock import RunIsLocked
-from dgbench.protocol import DOMAIN_SETS, domain_sets, named_domains
-from dgbench.run import Run, open_dataset
-from dgbench.selection import selection
 from dgbench.writing import replace_file, writable
-
-# Overrides that change which keys there are; the rest only change values.
-GROUPS = ("algorithm", "dataset", "protocol")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run that a command asks for."""
-
-    run: Run
-    overrides: tuple[str, ...]
-    """What a worker process composes it from."""
 
 
 @dataclass(frozen=True)
@@ -56,79 +38,6 @@ class Report:
     failures: tuple[tuple[str, str], ...]
     """Label and reason of each failed run."""
     seconds: float
-
-
-def expand(arguments: Sequence[str]) -> list[Job]:
-    """The runs that some overrides ask for, each once; `test_domains=each` is expanded per dataset.
-
-    Raises:
-        UnknownName: a name or key that does not exist.
-        ValueError: an override that cannot be read, or a value that does not fit.
-    """
-    overrides = [o for o in composition.parse(arguments) if not o.is_hydra_override()]
-    # What takes one value is in the composition already, its interpolations resolved.
-    swept = {o.get_key_element() for o in overrides if o.is_sweep_override()} - set(GROUPS)
-    jobs: dict[str, Job] = {}
-    bases: dict[tuple[str, ...], dict[str, Any]] = {}
-    for chosen in itertools.product(*map(choices, overrides)):
-        lines = [f"{key}={text}" for key, text, _ in chosen]
-        groups = tuple(line for line, (key, _, _) in zip(lines, chosen, strict=True) if key in GROUPS)
-        if groups not in bases:
-            bases[groups] = composition.compose(lines)
-        composed = bases[groups]
-        for key, _, value in chosen:
-            if key in swept:
-                composed = _with(composed, key.lstrip("+").split("."), value)
-        for train, test in _domain_sets(composed):
-            run = config.resolve({**composed, "test_domains": test, "train_domains": train})
-            kept = [line for line in lines if not line.startswith(("test_domains=", "train_domains="))]
-            kept += [] if train is None else [f"train_domains=[{','.join(map(str, train))}]"]
-            jobs.setdefault(run.run_id, Job(run, (*kept, f"test_domains=[{','.join(test)}]")))
-    return list(jobs.values())
-
-
-def choices(override: Override) -> list[tuple[str, str, Any]]:
-    """Key, text and value of each value that an override takes."""
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [(key, override.get_value_element_as_str(), override.value())]
-    if not override.is_discrete_sweep():
-        raise ValueError(f"{override.input_line}: expected values separated by commas, or range(n).")
-    texts = list(override.sweep_string_iterator())
-    return [(key, text, composition.parse([f"{key}={text}"])[0].value()) for text in texts]
-
-
-def _with(node: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy with one value changed; what lies off the path is shared, as copying all of it for each run is slow."""
-    first, *rest = path
-    return {**node, first: _with(node[first], rest, value) if rest else value}
-
-
-def _domain_sets(composed: Mapping[str, Any]) -> list[tuple[list[str | int] | None, list[str]]]:
-    """Training domains (None: those that are left) and test domains of each run."""
-    node = dict(composed["dataset"])
-    dataset = open_dataset(node.pop("name"), composed["data_dir"], node)
-    names, wanted, trained = dataset.domain_names, composed["test_domains"], composed["train_domains"]
-    if wanted == "each_train" and trained:
-        raise ValueError(
-            f"test_domains=each_train trains on one domain after the other, but train_domains={trained} names them. "
-            "Leave one of the two out."
-        )
-    if wanted in DOMAIN_SETS:
-        taken = named_domains([*(composed["val_domains"] or []), *(trained or [])], names, "val_domains")
-        names = tuple(name for name in names if name not in taken)
-    sets = domain_sets(wanted, names, ((), ()) if trained else dataset.designated)
-    criteria = composed["criteria"]
-    if criteria and not isinstance(criteria, str):
-        needs_pairs = any(selection(name).needs_pairs for name in criteria)
-        if wanted == "pairs" and not needs_pairs:
-            raise ValueError(
-                f"test_domains=pairs serves domain_cross_validation, which criteria=[{','.join(criteria)}] leaves out. "
-                "Name it there, or use test_domains=each."
-            )
-        if wanted == "each" and needs_pairs and len(sets) > 1:
-            sets += domain_sets("pairs", names)
-    return [(trained if train is None else [*train], test) for train, test in sets]
 
 
 def pending(jobs: Iterable[Job]) -> list[Job]:
@@ -159,6 +68,7 @@ def run_sweep(
     with console.status("Expanding the sweep"):
         jobs = expand(arguments)
         todo = pending(jobs)
+    _warn_of_changes(jobs, todo, console)
     if not todo:
         failed = sum(job.run.folder.status() == "failed" for job in jobs)
         also = f", {failed} failed before (retry=true tries them again)" if failed else ""
@@ -181,6 +91,25 @@ def run_sweep(
     return _report(jobs, time.perf_counter() - started)
 
 
+def _warn_of_changes(jobs: Sequence[Job], todo: Sequence[Job], console: Console) -> None:
+    """Say so if runs that count as done were made by another text of the user's own components."""
+    left = {job.run.run_id for job in todo}
+    changed = set()
+    for job in jobs:
+        if job.run.run_id not in left and (sources := own_sources(job.run)):
+            before = (job.run.folder.read() or {}).get("sources", {})
+            names = {"algorithm": job.run.algorithm, "dataset": job.run.dataset_name}
+            changed |= {names[kind] for kind, source in sources.items() if before.get(kind) != source}
+    if changed:
+        console.print(
+            f"The files of {', '.join(sorted(changed))} have changed since runs of theirs were made, but not their "
+            "version. Raise it if numbers change, or run them again with overwrite=true.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 def _run_here(todo: Sequence[Job], progress: Progress) -> None:
     from dgbench.runner import execute
 
@@ -188,7 +117,7 @@ def _run_here(todo: Sequence[Job], progress: Progress) -> None:
     for job in todo:
         steps = progress.add_task(job.run.label, total=job.run.protocol.num_steps)
         try:
-            execute(job.run, functools.partial(_completed, progress, steps))
+            execute(dataclasses.replace(job.run), functools.partial(_completed, progress, steps))
         except RunIsLocked as error:
             progress.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         progress.remove_task(steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -83,24 +83,49 @@ def tidy(chosen: pl.DataFrame, covered: pl.DataFrame, rules: pl.DataFrame) -> pl
 
 
 def _deviation(value: pl.Expr) -> pl.Expr:
-    return pl.when(pl.col("error_bar").first() == "n").then(value.std(ddof=0)).otherwise(value.std(ddof=1))
+    # Of one trial nothing is known, whatever the divisor.
+    of_all = pl.when(value.count() > 1).then(value.std(ddof=0))
+    return pl.when(pl.col("error_bar").first() == "n").then(of_all).otherwise(value.std(ddof=1))
 
 
-def method_name(algorithm: str, averaging: str, label: str, tuned: str) -> str:
+def method_name(algorithm: str, averaging: str, label: str, variant: str, tuned: str) -> str:
     """A row's name from its columns `METHOD`.
 
-    >>> method_name("erm", "swad", "", "train_validation in first")
+    >>> method_name("erm", "swad", "", "", "train_validation in first")
     'erm + swad (tuned)'
     """
     name = label or algorithm + (f" + {averaging}" if averaging != "none" else "")
     return f"{name} (tuned)" if tuned else name
 
 
+def method_names(methods: Iterable[Sequence[str]]) -> dict[tuple[str, ...], str]:
+    """The names of rows by their columns `METHOD`; where two would share one, what tells them apart is added.
+
+    >>> list(method_names([("erm", "none", "a", "12", ""), ("irm", "none", "a", "12", "")]).values())
+    ['a (erm)', 'a (irm)']
+    """
+    keys = list(dict.fromkeys(tuple(method) for method in methods))
+    names = {key: method_name(*key) for key in keys}
+    for key in keys:
+        rivals = [other for other in keys if method_name(*other) == method_name(*key)]
+        own = dict(zip(METHOD, key, strict=True))
+        own["variant"] = own["variant"][:6]
+        parts = [
+            own[name]
+            for place, name in enumerate(METHOD)
+            if name != "label" and len({other[place] for other in rivals}) > 1
+        ]
+        if parts:
+            names[key] += f" ({', '.join(parts)})"
+    return names
+
+
 def make_lines(cells: pl.DataFrame, columns: Sequence[str], metric: str) -> tuple[Line, ...]:
     """The methods of one table, ranked."""
     methods: dict[str, dict[str, Cell]] = {}
+    names = method_names(cells.select(METHOD).unique(maintain_order=True).iter_rows())
     for row in cells.iter_rows(named=True):
-        name = method_name(*(row[key] for key in METHOD))
+        name = names[tuple(row[key] for key in METHOD)]
         fields = ("mean", "se", "num_trials", "expected_trials", "num_diverged")
         cell = Cell(**{key: row[key] for key in fields}, is_average=row["column"] == AVERAGE)
         methods.setdefault(name, {})[row["column"]] = cell

@@ -12,7 +12,7 @@ from dgbench.composition import command
 from dgbench.record import RunFolder
 from dgbench.selection import LOWER_IS_BETTER, Selection
 
-from .aggregate import method_name
+from .aggregate import method_name, method_names
 
 SHOWN = 6
 
@@ -32,8 +32,8 @@ def labels(facts: pl.DataFrame) -> list[str]:
 def heading(label: str, fact: Mapping[str, Any], chooser: Selection, runs: pl.DataFrame) -> tuple[str, str]:
     """Title and subtitle of one table."""
     parts = [
-        f"protocol {fact['protocol']} ({fact['num_steps']} steps)",
-        f"network {fact['network']}",
+        f"protocol {fact['protocol']} ({_one_of(runs['num_steps'])} steps)",
+        f"network {_one_of(runs['network'])}",
         f"trained on {fact['trained_on'].replace(' ', ', ') if fact['trained_on'] != ALL_OTHERS else ALL_OTHERS}",
     ]
     if fact["val_domains"]:
@@ -43,6 +43,11 @@ def heading(label: str, fact: Mapping[str, Any], chooser: Selection, runs: pl.Da
     parts.append(_count(runs.select(TRIAL).n_unique(), "trial"))
     parts.append(_count(high, "hparams draw") if low == high else f"{low} to {high} hparams draws")
     return f"{label}: {measure(fact['score'])}, selected by {chooser.name}", "; ".join(parts)
+
+
+def _one_of(values: pl.Series) -> str:
+    """The value if there is one, else all."""
+    return " or ".join(map(str, values.unique().sort()))
 
 
 def measure(metric: str) -> str:
@@ -96,8 +101,10 @@ def _of_rows(runs: pl.DataFrame) -> list[str]:
     said = []
     labelled = runs.filter(pl.col("label") != "").unique(METHOD).sort(METHOD)
     if len(labelled):
+        names = method_names(labelled.select(METHOD).iter_rows())
         each = ", ".join(
-            f"{row['label']} ({row['algorithm']}, {row['network']}, {row['num_steps']} steps)"
+            f"{names[tuple(row[key] for key in METHOD)]} ({row['algorithm']}, {row['network']}, "
+            f"{row['num_steps']} steps)"
             for row in labelled.iter_rows(named=True)
         )
         said.append(f"Labelled rows may differ in network, steps and options of the data: {each}.")
@@ -153,11 +160,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
+def _trial(cells: pl.DataFrame) -> pl.Expr:
+    """A trial as people call it: its seed, and the data's where several were drawn."""
+    seed = pl.col("trial_seed").cast(pl.String)
+    return seed if cells["data_seed"].n_unique() == 1 else seed + "/" + pl.col("data_seed").cast(pl.String)
+
+
 def _places(cells: pl.DataFrame) -> str:
     """The first few of some cells by name: method on domain (trials)."""
     found = (
         cells.group_by(*METHOD, "test_domain", maintain_order=True)
-        .agg(trials=pl.col("trial_seed").sort().cast(pl.String).str.join(", "), count=pl.len())
+        .agg(trials=_trial(cells).sort().str.join(", "), count=pl.len())
         .sort(*METHOD, "test_domain")
     )
     names = [

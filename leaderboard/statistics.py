@@ -27,7 +27,7 @@ from dgbench.registry import UnknownName
 from dgbench.selection import DIGITS, selection
 
 from . import notes
-from .aggregate import method_name
+from .aggregate import method_names
 from .tables import IN_PERCENT, Paths, check_metric
 
 LEVEL = 0.05
@@ -241,8 +241,10 @@ def compare(runs: Paths, baseline: str, criterion: str = "train_validation", met
         title = f"{title}; differences from {baseline}"
         parts.append(Comparison(title, subtitle, differences, its_metric in IN_PERCENT, said))
     if not parts:
-        known = {method_name(*row) for row in found.select(METHOD).unique().sort(METHOD).iter_rows()}
+        known = set(method_names(found.select(METHOD).unique().sort(METHOD).iter_rows()).values())
         raise UnknownName("method (baseline)", baseline, sorted(known))
+    if not any(part.differences for part in parts):
+        raise ValueError(f"There is nothing to compare with {baseline}: no other method has runs. Name more folders.")
     if without:
         said = (*parts[-1].notes, f"Left out, as {baseline} is not there: {', '.join(without)}.")
         parts[-1] = replace(parts[-1], notes=said)
@@ -257,7 +259,8 @@ _MEANING = (
 
 def _values(covered: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
     """One row per number that a table should have, null where it has none, as `paired_differences` takes them."""
-    named = pl.struct(METHOD).map_elements(lambda row: method_name(*(row[key] for key in METHOD)), pl.String)
+    names = method_names(covered.select(METHOD).unique().sort(METHOD).iter_rows())
+    named = pl.struct(METHOD).map_elements(lambda row: names[tuple(row[key] for key in METHOD)], pl.String)
     return covered.join(chosen.select(*CELL, "value"), on=CELL, how="left").select(
         "test_domain", "value", method=named, trial=pl.format("{}/{}", *TRIAL)
     )

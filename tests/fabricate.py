@@ -73,6 +73,7 @@ def make_run(
         "algorithm": "erm",
         "averaging": "none",
         "label": "",
+        "variant": "",
         "tuned": "",
         "hparams_seed": 0,
         "trial_seed": 0,
@@ -81,6 +82,7 @@ def make_run(
         "num_steps": 1 + max([step for step, _ in lines], default=299),
         **columns,
     }
+    said.setdefault("last_evaluation", said["num_steps"] - 1)
     said.setdefault("hparams", f"hparams{said['hparams_seed']}")
     run_id = identity_hash(said)
     folder = RunFolder(runs_dir / run_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dgbench
-from dgbench import composition, config, record, runner, sweeper
+from dgbench import composition, config, expansion, record, runner
 from dgbench.cells import coverage, with_cells
 from dgbench.registry import UnknownName
 from tests.fabricate import make_run, make_scores
@@ -15,7 +15,7 @@ FEW = ["protocol.num_steps=2", "protocol.evaluate_every=1", "optim.batch_size=4"
 
 def roles(*arguments):
     """Training and test domains of the runs that are asked for."""
-    jobs = sweeper.expand(["dataset=digits_color", *arguments])
+    jobs = expansion.expand(["dataset=digits_color", *arguments])
     return {("+".join(job.run.domains.train), "+".join(job.run.domains.test)) for job in jobs}
 
 
@@ -27,7 +27,7 @@ def test_pairs_leave_two_domains_out_and_each_train_trains_on_one():
     assert roles("test_domains=pairs") == PAIRS
     assert roles("test_domains=each_train") == PAIRS  # of three domains
     assert roles("test_domains=each,pairs") == SINGLES | PAIRS
-    jobs = sweeper.expand(["dataset=digits_rot", "test_domains=each_train"])
+    jobs = expansion.expand(["dataset=digits_rot", "test_domains=each_train"])
     assert [(len(job.run.domains.train), len(job.run.domains.test)) for job in jobs] == [(1, 5)] * 6
 
 
@@ -43,8 +43,13 @@ def test_criteria_decide_which_runs_there_are():
         roles("criteria=oracle")
 
 
+def test_cross_validation_needs_three_domains():
+    with pytest.raises(ValueError, match="needs at least 3 domains, got sunny, rainy"):
+        expansion.check_pairs(["domain_cross_validation"], ["sunny", "rainy"], "weather")
+
+
 def test_a_worker_gets_the_training_domains_too():
-    for job in sweeper.expand(["dataset=digits_rot", "test_domains=each_train"]):
+    for job in expansion.expand(["dataset=digits_rot", "test_domains=each_train"]):
         assert config.resolve(composition.compose(job.overrides)).run_id == job.run.run_id
 
 
@@ -63,7 +68,7 @@ def test_designated_domains_are_one_run_of_each():
     run = config.resolve(composition.compose(["dataset=iut_2", "network.depth=0"]))
     assert run.domains.train == run.domains.test == ("e0", "e1", "e2")
     assert run.protocol.splits == "official"
-    (job,) = sweeper.expand(["dataset=dg_15", "test_domains=each"])
+    (job,) = expansion.expand(["dataset=dg_15", "test_domains=each"])
     assert (len(job.run.domains.train), len(job.run.domains.test)) == (6, 9)
     named = config.resolve(composition.compose(["dataset=dg_15", "test_domains=[d0,d1]"]))
     assert named.domains.train == ("d3", "d4", "d8", "d12", "d14")

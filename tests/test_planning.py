@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dgbench
-from dgbench import cli, planning, stopwatch, sweeper
+from dgbench import cli, expansion, planning, stopwatch
 from dgbench.algorithms.erm import ERM
 from dgbench.planning import Plan, Row, Work
 from dgbench.stopwatch import Timing
@@ -102,7 +102,7 @@ def test_what_is_done_and_what_was_begun_is_subtracted(timed, monkeypatch):
     assert row.trained == 2 * 5 * 8
     assert timed[0].domains.test == ("plus80",)
 
-    run = sweeper.expand([*TINY, "test_domains=[plus80]"])[0].run
+    run = expansion.expand([*TINY, "test_domains=[plus80]"])[0].run
     run.folder.create()
     run.folder.resume_file.touch()
     run.folder.lines_file.write_text("".join(json.dumps({"step": step}) + "\n" for step in (0, 2)))
@@ -148,7 +148,7 @@ def test_few_steps_are_made_and_their_time_is_of_a_step(monkeypatch):
         return before(self, batch)
 
     monkeypatch.setattr(ERM, "loss", loss)
-    run = sweeper.expand([*TINY, "test_domains=[0]", "protocol.num_steps=100000"])[0].run
+    run = expansion.expand([*TINY, "test_domains=[0]", "protocol.num_steps=100000"])[0].run
     timing = stopwatch.measure(run)
     assert stopwatch.STEPS <= len(made) <= stopwatch.STEPS + 10
     assert timing.step >= 0.03

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import dgbench
-from dgbench import application, cli, composition, config, plugins, registry, sweeper
+from dgbench import application, cli, composition, config, expansion, plugins, registry
 from dgbench.registry import ComponentError, Registry, algorithms, datasets
 from tests import homemade
 
@@ -217,7 +217,7 @@ def test_a_sweep_hands_all_plugins_on(folder, monkeypatch):
 
 def test_a_run_is_the_same_wherever_its_plugins_are(folder, monkeypatch):
     keys = ["algorithm=deep_method,top_method", "dataset=my_data", "test_domains=0", "protocol.num_steps=2"]
-    jobs = sweeper.expand([*keys, "plugins=mine"])
+    jobs = expansion.expand([*keys, "plugins=mine"])
     assert [job.run.algorithm for job in jobs] == ["deep_method", "top_method"]
     monkeypatch.setenv("DGBENCH_PLUGINS", "")
     again = config.resolve(jobs[0].run.config)  # as a worker process that has inherited nothing
@@ -242,3 +242,18 @@ def test_the_python_route_takes_plugins_and_classes(folder, tmp_path):
     text = r"'given_method' is not a known algorithm. .* One of your own is named by plugins=.* registry.algorithms.add"
     with pytest.raises(LookupError, match=text):
         dgbench.load(outcome.folder)
+
+
+def test_a_component_that_changed_without_a_new_version_is_named(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(homemade.method("Mine"))
+    keys = {"plugins": [str(file)], "algorithm": ["mine", "erm"], "dataset": "digits_color", "test_domains": ["plus90"]}
+    keys |= {**FEW, "runs_dir": str(tmp_path / "runs")}
+    assert dict(dgbench.sweep(**keys).counts) == {"complete": 2}
+    dgbench.sweep(**keys)
+    assert "have changed" not in capsys.readouterr().err
+    file.write_text(file.read_text() + "# another text\n")
+    dgbench.sweep(**keys)
+    said = capsys.readouterr().err
+    assert "The files of mine have changed since runs of theirs were made, but not their version. Raise it" in said
+    assert "Nothing to do" in said

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import dgbench
-from dgbench import application, cli, composition, config, sweeper
+from dgbench import application, cli, composition, config, expansion, sweeper
 from dgbench.algorithms.erm import ERM
 from dgbench.api import literal
 from dgbench.registry import UnknownName
@@ -24,7 +24,7 @@ def dgbench_command(*arguments, cwd):
 
 
 def test_each_is_expanded_per_dataset():
-    jobs = sweeper.expand(["algorithm=erm,vrex", "dataset=digits_rot,digits_color", "test_domains=each"])
+    jobs = expansion.expand(["algorithm=erm,vrex", "dataset=digits_rot,digits_color", "test_domains=each"])
     assert len(jobs) == 2 * (6 + 3)
     tests = {(job.run.dataset_name, job.run.domains.test) for job in jobs}
     assert ("digits_rot", ("rot45",)) in tests
@@ -33,7 +33,7 @@ def test_each_is_expanded_per_dataset():
 
 
 def test_values_multiply_and_equal_runs_count_once():
-    jobs = sweeper.expand(
+    jobs = expansion.expand(
         ["dataset=digits_color", "test_domains=[0],[plus90],[plus80]", "hparams_seed=range(3)", "trial_seed=0,1"]
     )
     assert len(jobs) == 2 * 3 * 2
@@ -42,8 +42,8 @@ def test_values_multiply_and_equal_runs_count_once():
 
 def test_a_key_that_only_some_methods_have_is_an_error_that_names_it():
     with pytest.raises(UnknownName, match=r"'algorithm.penalty_weight' is not a known key. .*Known: algorithm.name"):
-        sweeper.expand(["algorithm=vrex,erm", "dataset=digits_rot", "algorithm.penalty_weight=3"])
-    jobs = sweeper.expand(["algorithm=vrex,irm", "dataset=digits_color", "algorithm.penalty_weight=3,4"])
+        expansion.expand(["algorithm=vrex,erm", "dataset=digits_rot", "algorithm.penalty_weight=3"])
+    jobs = expansion.expand(["algorithm=vrex,irm", "dataset=digits_color", "algorithm.penalty_weight=3,4"])
     assert sorted({(job.run.algorithm, job.run.hp.penalty_weight) for job in jobs}) == [
         ("irm", 3.0),
         ("irm", 4.0),
@@ -53,7 +53,7 @@ def test_a_key_that_only_some_methods_have_is_an_error_that_names_it():
 
 
 def test_what_a_worker_composes_is_what_was_expanded():
-    jobs = sweeper.expand(["algorithm=vrex,dann", "dataset=digits_rot", "hparams_seed=0,2", "network=mlp,small_cnn"])
+    jobs = expansion.expand(["algorithm=vrex,dann", "dataset=digits_rot", "hparams_seed=0,2", "network=mlp,small_cnn"])
     for job in jobs[::5]:
         again = config.resolve(composition.compose(job.overrides))
         assert again.run_id == job.run.run_id
@@ -61,7 +61,7 @@ def test_what_a_worker_composes_is_what_was_expanded():
 
 def test_an_interval_is_no_list_of_values():
     with pytest.raises(ValueError, match=r"optim.lr=interval\(0,1\): expected values separated by commas"):
-        sweeper.expand(["optim.lr=interval(0,1)"])
+        expansion.expand(["optim.lr=interval(0,1)"])
 
 
 def test_the_python_route_asks_for_the_runs_of_the_command(tmp_path):
@@ -69,7 +69,7 @@ def test_the_python_route_asks_for_the_runs_of_the_command(tmp_path):
         algorithm=["erm", "vrex"], dataset="digits_color", test_domains="each", runs_dir=str(tmp_path), **FEW
     )
     assert dict(report.counts) == {"complete": 6}
-    jobs = sweeper.expand(
+    jobs = expansion.expand(
         ["algorithm=erm,vrex", "dataset=digits_color", "test_domains=each", f"runs_dir={tmp_path}", *FEW_TEXT]
     )
     assert {job.run.run_id for job in jobs} == {p.parent.name for p in tmp_path.glob("*/run.json")}
@@ -175,7 +175,7 @@ def test_drawn_hyper_parameters_compete_in_one_table(tmp_path):
 
 
 def test_each_leaves_out_the_domains_that_validate():
-    jobs = sweeper.expand(["dataset=digits_color", "test_domains=each", "val_domains=[plus80]"])
+    jobs = expansion.expand(["dataset=digits_color", "test_domains=each", "val_domains=[plus80]"])
     assert [(job.run.domains.test, job.run.domains.val) for job in jobs] == [
         (("plus90",), ("plus80",)),
         (("minus90",), ("plus80",)),
@@ -184,7 +184,7 @@ def test_each_leaves_out_the_domains_that_validate():
 
 def test_the_environment_is_read_on_both_routes(tmp_path, monkeypatch):
     monkeypatch.setenv("SOMEWHERE", str(tmp_path / "here"))
-    (job,) = sweeper.expand(["test_domains=[0]", "runs_dir=${oc.env:SOMEWHERE}"])
+    (job,) = expansion.expand(["test_domains=[0]", "runs_dir=${oc.env:SOMEWHERE}"])
     assert job.run.keys.runs_dir == str(tmp_path / "here")
 
 
@@ -221,7 +221,7 @@ def test_a_runs_dir_that_is_a_file_is_a_sentence(tmp_path, monkeypatch, capsys):
 
 def test_a_run_that_another_process_writes_does_not_end_a_workers_sweep(tmp_path, monkeypatch):
     lines = ["dataset=digits_color", "test_domains=[0]", f"runs_dir={tmp_path}", *FEW_TEXT]
-    (job,) = sweeper.expand(lines)
+    (job,) = expansion.expand(lines)
     monkeypatch.setattr(application, "_is_worker", lambda: True)
     job.run.folder.create()
     with job.run.folder.lock.held():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dgbench import record, sweeper
+from dgbench import expansion, record, sweeper
 from dgbench.description import header
 from dgbench.splits import wanted_splits
 from tests.benchmarks.timing import row, seconds, show
@@ -43,7 +43,7 @@ def test_sixty_short_runs(tmp_path):
     )
 
 
-def complete(job: sweeper.Job, said: dict) -> None:
+def complete(job: expansion.Job, said: dict) -> None:
     """Write a run as if it had been done."""
     job.run.folder.path.mkdir(parents=True)
     evaluated = sorted("/".join(pair) for pair in wanted_splits(job.run))
@@ -53,7 +53,7 @@ def complete(job: sweeper.Job, said: dict) -> None:
 def test_nothing_to_do(tmp_path):
     asked = ["algorithm=erm,vrex,coral,dann", "dataset=digits_rot,digits_color", "test_domains=each"]
     asked += ["hparams_seed=range(20)", "trial_seed=range(3)", f"runs_dir={tmp_path}"]
-    jobs = sweeper.expand(asked)
+    jobs = expansion.expand(asked)
     for job in jobs:
         complete(job, header(jobs[0].run))
 

@@ -96,3 +96,56 @@ def test_where_nothing_was_evaluated_to_choose_by_the_table_says_so(tmp_path: Pa
     assert "Nothing that train_validation chooses by was evaluated: erm on a (trial 0). Choose by another" in said
     assert "Reported:" not in said
     assert "Nothing that" not in str(dgbench.table(tmp_path, "last_step"))
+
+
+def test_one_label_on_two_methods_is_two_rows(tmp_path: Path):
+    for algorithm, value in (("erm", 0.5), ("irm", 0.75)):
+        lines = [(0, make_scores("a", value))]
+        make_run(tmp_path, lines, label="mine", algorithm=algorithm, designated_domains="a")
+    lines = dgbench.table(tmp_path).sheets[0].lines
+    assert [(line.method, line.cells[0].mean) for line in lines] == [("mine (irm)", 0.75), ("mine (erm)", 0.5)]
+
+
+def test_one_label_on_two_networks_is_two_rows():
+    one, other = columns("label=a", "network.width=8"), columns("label=a", "network.width=9")
+    assert (one["network_key"], one["label"]) == (other["network_key"], other["label"])
+    assert one["variant"] != other["variant"]
+    assert columns("label=a")["protocol_key"] != columns("label=a", "protocol.holdout_fraction=0.5")["protocol_key"]
+    assert (columns()["variant"], columns("label=''")["label"]) == ("", "")
+
+
+def test_rows_tuned_in_two_sweeps_are_told_apart(tmp_path: Path):
+    for sweep in ("one", "two"):
+        lines = [(0, make_scores("a", 0.5))]
+        make_run(tmp_path, lines, tuned=f"oracle in {sweep}", designated_domains="a")
+    names = {line.method for line in dgbench.table(tmp_path).sheets[0].lines}
+    assert names == {"erm (tuned) (oracle in one)", "erm (tuned) (oracle in two)"}
+
+
+def test_tuned_rows_are_expected_in_their_own_trials(tmp_path: Path):
+    make_run(tmp_path, [(0, make_scores("a", 0.5))], designated_domains="a")
+    make_run(tmp_path, [(0, make_scores("a", 0.5))], tuned="oracle in one", trial_seed=3, designated_domains="a")
+    assert [line.found for line in dgbench.table(tmp_path).sheets[0].lines] == ["1/1", "1/1"]
+
+
+@pytest.mark.parametrize("error_bar", ["n", "n-1"])
+def test_of_one_trial_there_is_no_error(tmp_path: Path, error_bar):
+    make_run(tmp_path, [(0, make_scores("a", 0.5))], error_bar=error_bar, designated_domains="a")
+    assert dgbench.table(tmp_path).sheets[0].lines[0].cells[0].se is None
+
+
+def test_the_last_scheduled_evaluation_is_the_last_step(tmp_path: Path):
+    asked = columns("protocol.evaluate_last=false", "protocol.num_steps=8", "protocol.evaluate_every=3")
+    assert (asked["num_steps"], asked["last_evaluation"]) == (8, 6)
+    make_run(tmp_path, [(0, {"in/a": 0.9}), (6, {"in/a": 0.4})], num_steps=8, last_evaluation=6)
+    assert selection("last_step").choose(record.read(tmp_path))["step"].item() == 6
+
+
+def test_missing_trials_are_named_with_the_draw_of_the_data(tmp_path: Path):
+    for algorithm, seeds in (("erm", (1, 2)), ("irm", (1,))):
+        for seed in seeds:
+            lines = [(0, make_scores("a", 0.5))]
+            make_run(tmp_path, lines, data_seed=seed, algorithm=algorithm, designated_domains="a")
+    assert "Missing, no finished run: irm on a (trial 0)" in " ".join(str(dgbench.table(tmp_path)).split())
+    make_run(tmp_path, [(0, make_scores("a", 0.5))], data_seed=3, designated_domains="a")
+    assert "irm on a (trials 0/2, 0/3)" in " ".join(str(dgbench.table(tmp_path)).split())

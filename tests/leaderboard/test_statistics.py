@@ -194,3 +194,9 @@ def test_what_cannot_be_compared_is_a_sentence(tmp_path: Path) -> None:
         compare(tmp_path, "erm", "best")
     with pytest.raises(UnknownName, match="'nl' is not a known metric of toy"):
         compare(tmp_path, "erm", metric="nl")
+
+
+def test_a_baseline_alone_is_compared_with_nothing(tmp_path):
+    make_run(tmp_path, [(0, make_scores("a", 0.5))], designated_domains="a")
+    with pytest.raises(ValueError, match="There is nothing to compare with erm: no other method has runs"):
+        compare(tmp_path, baseline="erm")
