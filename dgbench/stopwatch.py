@@ -16,12 +16,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from dgbench.assembly import build, make_loader, make_trainer, refuse_unreachable
 from dgbench.clock import quiet_lightning
 from dgbench.evaluation import ACCELERATOR_BATCH, CPU_BATCH, Evaluation, Evaluator
 from dgbench.loader import Split
 from dgbench.record import RunFolder
 from dgbench.run import Run
-from dgbench.runner import build, interruptible, make_loader, make_trainer, refuse_unreachable
+from dgbench.runner import interruptible
 from dgbench.splits import make_splits, wanted_splits
 from dgbench.task import Task
 

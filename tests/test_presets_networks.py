@@ -52,7 +52,7 @@ def test_resnets_start_from_the_preset_s_weights(preset, expected, photos, monke
         asked.extend((name, options["weights"], options["freeze_bn"]))
         raise RuntimeError("nothing is downloaded here")
 
-    monkeypatch.setattr("dgbench.runner.build_network", build_network)
+    monkeypatch.setattr("dgbench.assembly.build_network", build_network)
     run = resolved(preset, photos, dataset="image_folder", test_domains="[light]", **{"protocol.holdout_fraction": 0.5})
     execute(run)
     weights = "a1_in1k" if expected == "card" else expected

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor, nn
 
-from dgbench import composition, config, runner, wandb_logger
+from dgbench import assembly, composition, config, runner, wandb_logger
 from dgbench.clock import quiet_lightning
 from dgbench.dataset import as_float
 from dgbench.run import Run
@@ -83,7 +83,7 @@ class Data:
     def __init__(self, run: Run):
         splits = make_splits(run)
         inside = [splits["in", name] for name in run.domains.train]
-        self.network = runner.build(run, splits).network
+        self.network = assembly.build(run, splits).network
         parts = [(split.domain.resident, split.indices) for split in inside]
         self.x, self.y = (torch.cat([tensors[i][rows] for tensors, rows in parts if tensors]) for i in (0, 1))
         self.sizes = [len(split) for split in inside]
