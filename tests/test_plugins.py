@@ -248,7 +248,12 @@ def test_the_python_route_takes_plugins_and_classes(folder, tmp_path):
 def test_a_component_that_changed_without_a_new_version_is_named(tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(homemade.method("Mine"))
-    keys: dict[str, Any] = {"plugins": [str(file)], "algorithm": ["mine", "erm"], "dataset": "digits_color", "test_domains": ["plus90"]}
+    keys: dict[str, Any] = {
+        "plugins": [str(file)],
+        "algorithm": ["mine", "erm"],
+        "dataset": "digits_color",
+        "test_domains": ["plus90"],
+    }
     keys |= {**FEW, "runs_dir": str(tmp_path / "runs")}
     assert dict(dgbench.sweep(**keys).counts) == {"complete": 2}
     dgbench.sweep(**keys)
