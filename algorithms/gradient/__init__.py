@@ -1,0 +1,1 @@
+"""Methods that compare, combine or match the gradients of the domains."""
