@@ -53,10 +53,53 @@ METHODS: dict[str, dict[str, tuple]] = {
         "penalty_weight": ("vrex_lambda", 10.0, power(10, -1, 5)),
         "anneal_steps": ("vrex_penalty_anneal_iters", *ANNEAL),
     },
+    "ib_erm": {
+        "penalty_weight": ("ib_lambda", 100.0, power(10, -1, 5)),
+        "anneal_steps": ("ib_penalty_anneal_iters", *ANNEAL),
+    },
+    "ib_irm": {
+        "irm_weight": ("irm_lambda", 100.0, power(10, -1, 5)),
+        "irm_anneal_steps": ("irm_penalty_anneal_iters", *ANNEAL),
+        "ib_weight": ("ib_lambda", 100.0, power(10, -1, 5)),
+        "ib_anneal_steps": ("ib_penalty_anneal_iters", *ANNEAL),
+    },
+    "eqrm": {
+        "quantile": ("eqrm_quantile", 0.75, flat(0.5, 0.99)),
+        "burn_in_steps": ("eqrm_burnin_iters", 2500, integer(power(10, 2.5, 3.5))),
+        "final_lr": ("eqrm_lr", 1e-6, power(10, -7, -5)),
+    },
+    "rdm": {
+        "penalty_weight": ("rdm_lambda", 5.0, flat(0.1, 10)),
+        "anneal_steps": ("rdm_penalty_anneal_iters", 1500, integer(flat(800, 2700))),
+        "variance_weight": ("variance_weight", 0.004, flat(0.001, 0.007)),
+        "final_lr": ("rdm_lr", 1.5e-5, flat(8e-6, 2e-5)),
+    },
     "group_dro": {"eta": ("groupdro_eta", 0.01, power(10, -3, -1))},
     "coral": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
     "mmd": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
+    "caus_irl_coral": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
+    "caus_irl_mmd": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
     "mixup": {"alpha": ("mixup_alpha", 0.2, power(10, -1, 1))},
+    "and_mask": {"tau": ("tau", 1.0, flat(0.5, 1))},
+    # DomainBed's default of tau, 1, trains nothing.
+    "sand_mask": {"tau": ("tau", 0.5, flat(0, 1)), "k": ("k", 10.0, power(10, -3, 5))},
+    "iga": {"penalty_weight": ("penalty", 1000.0, power(10, 1, 5))},
+    "sd": {"penalty_weight": ("sd_reg", 0.1, power(10, -5, -1))},
+    "rsc": {
+        "feature_share": ("rsc_f_drop_factor", 1 / 3, flat(0, 0.5)),
+        "batch_share": ("rsc_b_drop_factor", 1 / 3, flat(0, 0.5)),
+    },
+    # The paper's form; DomainBed's has only meta_lr.
+    "fish": {
+        "form": ("form", "paper", always("paper")),
+        "meta_lr": ("meta_lr", 0.5, one_of(0.05, 0.1, 0.5)),
+        "meta_steps": ("meta_steps", 5, always(5)),
+    },
+    "fishr": {
+        "penalty_weight": ("lambda", 1000.0, power(10, 1, 4)),
+        "anneal_steps": ("penalty_anneal_iters", 1500, integer(flat(0, 5000))),
+        "ema": ("ema", 0.95, flat(0.9, 0.99)),
+    },
     # Not DomainBed's.
     "irm_v2": {
         "penalty_weight": ("irm_v2_lambda", 10.0, power(10, -1, 4)),
@@ -64,6 +107,11 @@ METHODS: dict[str, dict[str, tuple]] = {
         "ridge": ("irm_v2_ridge", 1e-3, power(10, -4, 0)),
     },
     "sam": {"rho": ("rho", 0.05, one_of(0.01, 0.02, 0.05, 0.1))},
+    "asam": {"rho": ("asam_rho", 0.5, one_of(0.1, 0.2, 0.5, 1.0)), "eta": ("asam_eta", 0.01, always(0.01))},
+    "gsam": {
+        "rho": ("gsam_rho", 0.05, one_of(0.01, 0.02, 0.05, 0.1)),
+        "alpha": ("gsam_alpha", 0.4, one_of(0.1, 0.2, 0.4, 0.8)),
+    },
     "dann": {
         "form": ("form", "grl", always("grl")),
         "adversarial_weight": ("lambda", 1.0, power(10, -2, 2)),
@@ -77,6 +125,14 @@ METHODS: dict[str, dict[str, tuple]] = {
     },
 }
 METHODS["cdann"] = METHODS["dann"]
+
+
+RDM_DOMAIN_NET = {
+    "penalty_weight": ("rdm_lambda", 0.5, flat(0.1, 1)),
+    "anneal_steps": ("rdm_penalty_anneal_iters", 2400, integer(flat(1500, 3000))),
+    "variance_weight": ("variance_weight", 0.0, always(0.0)),
+}
+RDM_BATCH_SIZES = {"small": (64, power(2, 3, 9)), "large": (88, flat(70, 100)), "domain_net": (40, flat(30, 60))}
 
 
 def optim_table(regime, lr="lr", weight_decay="weight_decay"):
@@ -93,6 +149,10 @@ def optim_table(regime, lr="lr", weight_decay="weight_decay"):
 
 def tables(method, regime):
     """Of the method's own hyper-parameters and of `Optim`."""
+    if method == "rdm":
+        default, sample = RDM_BATCH_SIZES[regime]
+        own = METHODS["rdm"] | (RDM_DOMAIN_NET if regime == "domain_net" else {})
+        return own, optim_table(regime) | {"batch_size": ("batch_size", default, integer(sample))}
     if method not in ("dann", "cdann"):
         return METHODS[method], optim_table(regime)
     optim = optim_table(regime, lr="lr_g", weight_decay="weight_decay_g")

@@ -27,6 +27,17 @@ def ascent(grads: Gradients, rho: float) -> Gradients:
     return [None if grad is None else scale * grad for grad in grads]
 
 
+def adaptive_ascent(grads: Gradients, scales: Sequence[Tensor], rho: float) -> Gradients:
+    """The step of length `rho` that raises the loss most where lengths are measured in units of `scales`.
+
+    >>> adaptive_ascent([torch.tensor([1.5]), None, torch.tensor([4.0])], 3 * [torch.tensor(2.0)], rho=0.5)
+    [tensor([0.3511]), None, tensor([0.9363])]
+    """
+    scaled = [None if grad is None else scale * grad for grad, scale in zip(grads, scales, strict=True)]
+    steps = ascent(scaled, rho)
+    return [None if step is None else scale * step for step, scale in zip(steps, scales, strict=True)]
+
+
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], perturbation: Gradients) -> Iterator[None]:
     """Inside, the parameters are moved by `perturbation`; afterwards they are what they were, bit for bit."""
