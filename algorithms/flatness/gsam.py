@@ -1,7 +1,7 @@
 """GSAM: surrogate gap guided SAM, which also lowers the gap between the perturbed loss and the loss itself.
 
 Zhuang, Gong, Yuan, Cui, Adam, Dvornek, Tatikonda, Duncan, Liu. Surrogate Gap Minimization Improves Sharpness-Aware
-Training. ICLR 2022, algorithm 1. https://arxiv.org/abs/2203.08065
+Training. ICLR 2022. https://arxiv.org/abs/2203.08065
 
 The part of the loss's own gradient that is orthogonal to the perturbed loss's is descended backwards: to first order,
 that raises the loss without changing the perturbed loss. The two passes are those of `sam`, which alpha = 0 is, bit for

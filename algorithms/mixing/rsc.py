@@ -1,7 +1,7 @@
 """RSC: representation self-challenging, training without the features that speak most for the right class.
 
-Huang, Wang, Xing, Huang. Self-Challenging Improves Cross-Domain Generalization. ECCV 2020, eqs. 1 to 5 and
-section 3.3. https://arxiv.org/abs/2007.02454
+Huang, Wang, Xing, Huang. Self-Challenging Improves Cross-Domain Generalization. ECCV 2020.
+https://arxiv.org/abs/2007.02454
 
 The head is linear, so that the gradient of the right class's logit in the features is that class's row of its weights:
 all examples of a class lose the same features. A percentile is numpy's, interpolated linearly between ranks, and
@@ -71,10 +71,10 @@ class RSC(Algorithm):
         """
         head = self.network.head
         rows = torch.cat([-head.weight, head.weight]) if self.task.single_logit else head.weight  # (classes, F)
-        is_kept = ~is_top(rows[y], self.hp.feature_share)  # (N, F), eqs. 1 and 2
+        is_kept = ~is_top(rows[y], self.hp.feature_share)  # (N, F)
         # The probability of the right class is exp(-cross-entropy).
         whole = torch.exp(-self.task.losses(head(features), y))  # (N,)
-        muted = torch.exp(-self.task.losses(head(features * is_kept), y))  # (N,), eqs. 3 and 4
+        muted = torch.exp(-self.task.losses(head(features * is_kept), y))  # (N,)
         is_challenged = is_top(whole - muted, self.hp.batch_share)  # (N,)
         return is_kept | ~is_challenged.unsqueeze(1)
 

@@ -28,7 +28,7 @@ NONE = {"feature_share": 0.0, "batch_share": 0.0}
 
 
 def masks(features, y, W, b, feature_share, batch_share):
-    """Huang et al. 2020, eqs. 1 to 4 and section 3.3, as DomainBed cuts them: strictly below numpy's percentile."""
+    """Huang et al. 2020, as DomainBed cuts the gradients: strictly below numpy's percentile."""
     features = features.detach().requires_grad_()
     outputs = features @ W.T + b
     rows = np.arange(len(y))
