@@ -60,7 +60,7 @@ class Evaluator:
         """
         values: dict[str, float] = {}
         sizes: dict[str, int] = {}
-        batch_size = algorithm.needs.joint_prediction or (CPU_BATCH if self.device.type == "cpu" else ACCELERATOR_BATCH)
+        batch_size = evaluation_batch_size(algorithm, self.device)
         with evaluation_mode(algorithm):
             for key in self.splits if keys is None else keys:
                 answers = [(algorithm(x), y) for x, y in self._batches(key, batch_size)]
@@ -70,6 +70,11 @@ class Evaluator:
                 metrics = algorithm.task.metrics(predictions, targets)
                 values |= {f"{name}/{metric}": value for metric, value in metrics.items()}
         return values, sizes
+
+
+def evaluation_batch_size(algorithm: Algorithm, device: torch.device) -> int:
+    """Examples that are predicted together: what the method needs, else what the device does best."""
+    return algorithm.needs.joint_prediction or (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH)
 
 
 @contextmanager

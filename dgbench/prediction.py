@@ -15,7 +15,7 @@ from torch import Tensor
 from dgbench import composition, plugins
 from dgbench.algorithm import Algorithm
 from dgbench.dataset import MissingData, MultiDomainDataset
-from dgbench.evaluation import ACCELERATOR_BATCH, CPU_BATCH, evaluation_mode
+from dgbench.evaluation import evaluation_batch_size, evaluation_mode
 from dgbench.expansion import choices
 from dgbench.loader import Split, evaluation_batches
 from dgbench.protocol import named_domains, split_indices, split_uda
@@ -213,7 +213,7 @@ def _answers(said: Mapping[str, Any], algorithm: Algorithm, parts: Sequence[Part
     is_on_gpu = torch.cuda.is_available() and configured["trainer"]["accelerator"] != "cpu"
     device = torch.device("cuda" if is_on_gpu else "cpu")
     algorithm.to(device)
-    batch_size = algorithm.needs.joint_prediction or (ACCELERATOR_BATCH if is_on_gpu else CPU_BATCH)
+    batch_size = evaluation_batch_size(algorithm, device)
     precision = AUTOCAST.get(said["identity"]["trainer"]["precision"])
     autocast = torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
     with evaluation_mode(algorithm), autocast, _threads(configured["threads"]):

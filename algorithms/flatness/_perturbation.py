@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dgbench.algorithm import Algorithm
+from dgbench.batch import Batch
+
 Gradients = Sequence[Tensor | None]
 
 
@@ -76,3 +79,35 @@ def rewound_randomness(parameters: Sequence[Tensor]) -> Iterator[None]:
     device = parameters[0].device
     with torch.random.fork_rng([] if device.index is None else [device], device_type=device.type):
         yield
+
+
+class SharpnessAware(Algorithm):
+    """Descend the gradient at weights perturbed by `perturbation`, as `descent` changes it.
+
+    The first pass alone moves the running statistics of batch normalisation, and both see the same dropout masks.
+    """
+
+    automatic_optimization = False
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        outputs = self.outputs(batch)  # (D, B, C)
+        return {"loss": self.task.loss(outputs.flatten(0, 1), batch.y.flatten(0, 1))}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        weights = self.trainable()
+        with rewound_randomness(weights):
+            here = self.loss(batch)["loss"]  # ()
+            grads = gradients(here, weights)
+        with perturbed(weights, self.perturbation(grads)), frozen_buffers(self):
+            nearby = self.loss(batch)["loss"]  # ()
+            nearby_grads = gradients(nearby, weights)
+        self.apply_gradients(self.descent(grads, nearby_grads))
+        return {"loss": nearby.detach(), "sharpness": (nearby - here).detach()}
+
+    def perturbation(self, grads: Gradients) -> Gradients:
+        """What is added to each trainable parameter: to first order, where the loss is highest within radius rho."""
+        return ascent(grads, self.hp.rho)
+
+    def descent(self, grads: Gradients, nearby: Gradients) -> Gradients:
+        """What the optimizer gets, from the gradients at the weights and at the perturbed weights."""
+        return nearby

@@ -13,13 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from dgbench.algorithm import Algorithm
-from dgbench.batch import Batch
 from dgbench.hparams import choices, fixed, hparam
 
-from ._perturbation import Gradients, adaptive_ascent, frozen_buffers, gradients, perturbed, rewound_randomness
+from ._perturbation import Gradients, SharpnessAware, adaptive_ascent
 
 
 @dataclass(kw_only=True)
@@ -35,29 +32,13 @@ class HParams:
     eta: float = hparam(0.01, fixed(0.01), "added to the size of each weight in T", key="asam_eta")
 
 
-class ASAM(Algorithm):
+class ASAM(SharpnessAware):
     """Minimise `L(w + rho * T**2 @ g / |T @ g|)`, T = diag(|w| + eta), g = dL/dw, both held constant.
 
     `L` is the mean loss.
     """
 
     HParams = HParams
-    automatic_optimization = False
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        outputs = self.outputs(batch)  # (D, B, C)
-        return {"loss": self.task.loss(outputs.flatten(0, 1), batch.y.flatten(0, 1))}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        weights = self.trainable()
-        with rewound_randomness(weights):
-            here = self.loss(batch)["loss"]  # ()
-            grads = gradients(here, weights)
-        with perturbed(weights, self.perturbation(grads)), frozen_buffers(self):
-            nearby = self.loss(batch)["loss"]  # ()
-            grads = gradients(nearby, weights)
-        self.apply_gradients(grads)
-        return {"loss": nearby.detach(), "sharpness": (nearby - here).detach()}
 
     @torch.no_grad()
     def perturbation(self, grads: Gradients) -> Gradients:

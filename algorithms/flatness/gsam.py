@@ -16,13 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from dgbench.algorithm import Algorithm
-from dgbench.batch import Batch
 from dgbench.hparams import choices, hparam
 
-from ._perturbation import Gradients, ascent, frozen_buffers, gradients, perturbed, rewound_randomness
+from ._perturbation import Gradients, SharpnessAware
 
 
 @dataclass(kw_only=True)
@@ -38,29 +35,16 @@ class HParams:
     alpha: float = hparam(0.4, choices(0.1, 0.2, 0.4, 0.8), "weight of the orthogonal part", key="gsam_alpha")
 
 
-class GSAM(Algorithm):
+class GSAM(SharpnessAware):
     """Descend `g_p - alpha * (g - proj(g))`, g = dL/dw, g_p = dL/dw at w + rho * g / |g|.
 
     `L` is the mean loss, `proj` the projection on g_p.
     """
 
     HParams = HParams
-    automatic_optimization = False
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        outputs = self.outputs(batch)  # (D, B, C)
-        return {"loss": self.task.loss(outputs.flatten(0, 1), batch.y.flatten(0, 1))}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        weights = self.trainable()
-        with rewound_randomness(weights):
-            here = self.loss(batch)["loss"]  # ()
-            grads = gradients(here, weights)
-        with perturbed(weights, ascent(grads, self.hp.rho)), frozen_buffers(self):
-            nearby = self.loss(batch)["loss"]  # ()
-            nearby_grads = gradients(nearby, weights)
-        self.apply_gradients(decomposed(grads, nearby_grads, self.hp.alpha))
-        return {"loss": nearby.detach(), "sharpness": (nearby - here).detach()}
+    def descent(self, grads: Gradients, nearby: Gradients) -> Gradients:
+        return decomposed(grads, nearby, self.hp.alpha)
 
 
 def decomposed(grads: Gradients, nearby: Gradients, alpha: float) -> Gradients:

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from dgbench.algorithm import Algorithm
-from dgbench.batch import Batch
 from dgbench.hparams import choices, hparam
 
-from ._perturbation import ascent, frozen_buffers, gradients, perturbed, rewound_randomness
+from ._perturbation import SharpnessAware
 
 
 @dataclass(kw_only=True)
@@ -32,23 +28,7 @@ class HParams:
     )
 
 
-class SAM(Algorithm):
+class SAM(SharpnessAware):
     """Minimise `L(w + rho * g / |g|)`, g = dL/dw held constant, where `L` is the mean loss."""
 
     HParams = HParams
-    automatic_optimization = False
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        outputs = self.outputs(batch)  # (D, B, C)
-        return {"loss": self.task.loss(outputs.flatten(0, 1), batch.y.flatten(0, 1))}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        weights = self.trainable()
-        with rewound_randomness(weights):
-            here = self.loss(batch)["loss"]  # ()
-            grads = gradients(here, weights)
-        with perturbed(weights, ascent(grads, self.hp.rho)), frozen_buffers(self):
-            nearby = self.loss(batch)["loss"]  # ()
-            grads = gradients(nearby, weights)
-        self.apply_gradients(grads)
-        return {"loss": nearby.detach(), "sharpness": (nearby - here).detach()}
