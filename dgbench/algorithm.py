@@ -19,7 +19,7 @@ from dgbench.network import Network
 from dgbench.registry import UnknownName, algorithms
 from dgbench.task import Task
 
-Draw = Callable[[torch.Generator], Tensor]
+Draw = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +105,15 @@ class Algorithm(pl.LightningModule):
         return self.loss(batch)
 
     def make_sampler(self, targets: Tensor, domains: Tensor) -> Draw | None:
-        """A sampler of the method's own, or None for the protocol's.
+        """What the method makes of the examples that the protocol draws: partners for them, or others in their place.
 
         Args:
             targets: of the concatenated training in-splits, (N,) or (N, C).
             domains: index among the training domains, (N,).
 
         Returns:
-            A picklable function from a generator to indices into the concatenated training in-splits, (D, R).
+            A picklable function from the protocol's indices into the concatenated training in-splits, (D, B), and a
+            generator, to the indices that are trained on, (D, R); None to train on the protocol's.
         """
         return None
 

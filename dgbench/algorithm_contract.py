@@ -170,13 +170,14 @@ def refuses(subject: Subject) -> None:
 
 @clause(CLAUSES, after=["builds"])
 def sampler(subject: Subject) -> None:
-    """A sampler of its own is picklable and a function of the generator: indices (D, R) of training examples."""
+    """What it makes of the protocol's indices is picklable and a function of them and the generator, (D, R)."""
     algorithm = subject.bench.build()
     targets, domains = pool(algorithm)
     made = algorithm.make_sampler(targets, domains)
     if made is None:
         raise NotApplicable("It has no sampler of its own.")
-    rows = made(torch.Generator().manual_seed(0))
+    anchors = torch.arange(2 * len(domains.unique())).view(-1, 2)  # (D, 2)
+    rows = made(anchors, torch.Generator().manual_seed(0))
     if rows.dtype != torch.int64 or rows.ndim != 2 or rows.min() < 0 or rows.max() >= len(targets):
         raise Violation(
             f"The sampler draws {rows.dtype} of shape {tuple(rows.shape)}, expected int64 (D, R) "
@@ -189,7 +190,7 @@ def sampler(subject: Subject) -> None:
             f"The sampler cannot be pickled ({error}), expected that it can: workers receive a copy. "
             "Make it a dataclass with __call__, not a lambda."
         ) from error
-    again = copy(torch.Generator().manual_seed(0))
+    again = copy(anchors, torch.Generator().manual_seed(0))
     if not torch.equal(rows, again):
         raise Violation(
             "The sampler draws something else from the same generator, expected the same indices. "

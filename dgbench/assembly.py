@@ -36,7 +36,8 @@ def build(run: Run, splits: Mapping[tuple[str, str], Split]) -> Algorithm:
     if needs.metadata and any(split.domain.metadata is None for split in inside):
         raise ValueError(f"{run.algorithm} needs domain metadata, which {run.dataset_name} does not have.")
     sampling = run.protocol.sampling
-    unmet = needs.unmet(task, len(inside), pretrained=network.pretrained, domain_rows=sampling != "pooled")
+    domain_rows = sampling not in ("pooled", "merged")
+    unmet = needs.unmet(task, len(inside), pretrained=network.pretrained, domain_rows=domain_rows)
     if unmet:
         raise ValueError(f"{run.algorithm} {unmet}.")
     if sampling.startswith("domains:") and int(sampling[8:]) < needs.min_domains:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from dgbench.batch import Batch
 from dgbench.dataset import Domain, Items, as_float
 from dgbench.hparams import seed_hash
-from dgbench.sampling import BatchSize, build_sampler, own_sampler
+from dgbench.sampling import BatchSize, Own, Sampler, build_sampler
 
 if TYPE_CHECKING:
     from dgbench.algorithm import Algorithm, Draw
@@ -86,11 +86,12 @@ class Batches(Dataset):
         batch_size: examples per domain (B), or `all`: every split whole and in order.
         seed: of the run.
         sampling: `balanced`: (D, B, ...), B examples of every training domain. `pooled`: (1, D*B, ...), as many drawn
-            from all of them together; `domain` tells whose each is. `domains:k`: (k, B, ...), the rows of k training
-            domains that are chosen anew at every step, in their order.
+            from all of them together; `domain` tells whose each is. `merged`: (1, B, ...), the same as if all were one
+            domain. `domains:k`: (k, B, ...), the rows of k training domains that are chosen anew at every step, in
+            their order.
         replacement: whether examples are drawn with replacement; if not, every example comes at most once per epoch,
             and an epoch ends with the last whole batch. Of no account for `all`.
-        draw: a sampler of the method's own, in place of all these.
+        draw: what the method makes of the rows so drawn.
         unlabeled: the target domains' uda-splits, for the domain-adaptation task, sampled by the same rules;
             `domains:k` chooses among the training domains only.
         augment: whether training examples are augmented.
@@ -98,8 +99,7 @@ class Batches(Dataset):
 
     Raises:
         UnknownName: no such sampling.
-        ValueError: the domains are too few, too small or, for `all`, of unequal size; a request that a method's own
-            sampler does not read.
+        ValueError: the domains are too few, too small or, for `all`, of unequal size.
     """
 
     def __init__(
@@ -116,13 +116,11 @@ class Batches(Dataset):
         device: torch.device | str = "cpu",
     ):
         self.seed = seed
-        if draw is None:
-            self.sampler = build_sampler(splits, batch_size, seed, sampling=sampling, replacement=replacement)
-        else:
-            self.sampler = own_sampler(draw, batch_size, sampling, replacement)
+        protocols = build_sampler(splits, batch_size, seed, sampling=sampling, replacement=replacement)
+        self.sampler: Sampler = protocols if draw is None else Own(protocols, draw)
         self.unlabeled_sampler = None
         if unlabeled:
-            rule = "pooled" if sampling == "pooled" else "balanced"
+            rule = sampling if sampling in ("pooled", "merged") else "balanced"
             self.unlabeled_sampler = build_sampler(
                 unlabeled, batch_size, seed, sampling=rule, replacement=replacement, purpose="unlabeled epoch"
             )

@@ -217,7 +217,7 @@ class _Counter:
         return self.known[key]
 
     def work(self, run: Run) -> Work:
-        """What is left of a run; a method that draws its own batches counts as if the protocol drew them."""
+        """What is left of a run; partners that a method adds to its batches are not counted."""
         protocol, size = run.protocol, run.optim.batch_size
         assert protocol.num_steps is not None
         assert size is not None

@@ -30,7 +30,7 @@ __all__ = [
     "split_uda",
 ]
 
-SAMPLINGS = ("balanced", "pooled", "domains:k")
+SAMPLINGS = ("balanced", "pooled", "merged", "domains:k")
 SPLITS = ("random", "official")
 ERROR_BARS = ("n-1", "n")
 # What `test_domains` may say instead of the domains of one run.
@@ -82,7 +82,7 @@ class Protocol:
         for name, known in (("splits", SPLITS), ("error_bar", ERROR_BARS)):
             if getattr(self, name) not in (None, *known):
                 raise UnknownName(f"value of protocol.{name}", getattr(self, name), known)
-        if self.sampling not in SAMPLINGS[:2] and not re.fullmatch(r"domains:[1-9]\d*", self.sampling):
+        if self.sampling not in SAMPLINGS[:3] and not re.fullmatch(r"domains:[1-9]\d*", self.sampling):
             raise UnknownName("sampling (protocol.sampling)", self.sampling, SAMPLINGS)
 
     def evaluates_at(self, step: int, last: int) -> bool:

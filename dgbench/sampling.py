@@ -142,37 +142,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Own:
-    """A method's own sampler.
+    """What a method makes of the protocol's indices.
 
     Args:
+        protocols: the protocol's sampler.
         draw: what the method's `make_sampler` returned.
     """
 
+    protocols: Sampler
     draw: Draw
     is_constant: bool = False
 
     def __call__(self, step: int, generator: torch.Generator) -> Tensor:
         """Indices into the concatenated training in-splits, (D, R)."""
-        return self.draw(generator)
-
-
-def own_sampler(draw: Draw, batch_size: BatchSize, sampling: str, replacement: bool) -> Own:
-    """A method's own sampler, for a protocol that leaves sampling to it.
-
-    Raises:
-        ValueError: the protocol asks for what the method's sampler does not read.
-    """
-    for is_asked, key in (
-        (sampling != "balanced", f"protocol.sampling={sampling}"),
-        (not replacement, "protocol.replacement=false"),
-        (batch_size == "all", "optim.batch_size=all"),
-    ):
-        if is_asked:
-            raise ValueError(
-                f"The method draws its batches itself, so {key} does not reach it. Leave protocol.sampling=balanced, "
-                "protocol.replacement=true and a number in optim.batch_size."
-            )
-    return Own(draw)
+        return self.draw(self.protocols(step, generator), generator)
 
 
 def build_sampler(
@@ -191,7 +174,8 @@ def build_sampler(
         batch_size: examples per domain, or `all`.
         seed: of the run.
         sampling: `balanced`: a row per domain; `pooled`: one row of all domains' examples, as long as the balanced rows
-            together; `domains:k`: rows of k of the domains.
+            together; `merged`: one such row of `batch_size`, as if there were one domain; `domains:k`: rows of k of the
+            domains.
         replacement: whether examples are drawn with replacement; of no account for `all`.
         purpose: tells orders without replacement apart that share a seed.
 
@@ -202,8 +186,9 @@ def build_sampler(
     sizes, num_domains = tuple(map(len, splits)), len(splits)
     names = [split.domain.name for split in splits]
     per_row, num_chosen = 1, None
-    if sampling == "pooled":
-        sizes, per_row, names = (sum(sizes),), num_domains, [", ".join(names)]
+    if sampling in ("pooled", "merged"):
+        per_row = num_domains if sampling == "pooled" else 1
+        sizes, names = (sum(sizes),), [", ".join(names)]
     elif sampling != "balanced":
         num_chosen = _chosen(sampling, num_domains)
     if batch_size == "all":

@@ -104,12 +104,10 @@ class Workbench:
         )
 
     def batches(self, algorithm: Algorithm, steps: Sequence[int], *, pooled: bool = False) -> list[Batch]:
-        """The batches of the given steps, drawn by the method's own sampler if it has one."""
+        """The batches of the given steps, with what the method makes of them."""
         splits = _splits(algorithm.task.kind, algorithm.num_domains)
-        draw: Any = algorithm.make_sampler(*pool(algorithm))
-        if pooled and draw is None:
-            draw = _Pooled(SIZE * algorithm.num_domains, BATCH_SIZE * algorithm.num_domains)
-        made = Batches(splits, BATCH_SIZE, seed=0, draw=draw)
+        sampling = "pooled" if pooled else "balanced"
+        made = Batches(splits, BATCH_SIZE, seed=0, sampling=sampling, draw=algorithm.make_sampler(*pool(algorithm)))
         return [made[step] for step in steps]
 
     def train(
@@ -199,17 +197,6 @@ class _Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pooled:
-    """One row of examples of all domains together."""
-
-    num_examples: int
-    batch_size: int
-
-    def __call__(self, generator: torch.Generator) -> Tensor:
-        return torch.randint(self.num_examples, (1, self.batch_size), generator=generator)
 
 
 def _parameters(algorithm: Algorithm) -> dict[str, Tensor]:

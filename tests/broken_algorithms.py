@@ -50,7 +50,7 @@ class OwnSampler:
     num_examples: int
     num_domains: int
 
-    def __call__(self, generator):
+    def __call__(self, anchors, generator):
         return torch.randint(self.num_examples, (self.num_domains, 8), generator=generator)
 
 
@@ -133,7 +133,7 @@ class LambdaSampler(Healthy):
     """A sampler that workers cannot receive."""
 
     def make_sampler(self, targets, domains):
-        return lambda generator: torch.randint(len(targets), (self.num_domains, 4), generator=generator)
+        return lambda anchors, generator: torch.randint(len(targets), (self.num_domains, 4), generator=generator)
 
 
 class GlobalSampler(Healthy):
@@ -143,7 +143,7 @@ class GlobalSampler(Healthy):
         return draw_anything
 
 
-def draw_anything(generator):
+def draw_anything(anchors, generator):
     return torch.randint(24, (2, 4))
 
 

@@ -116,6 +116,10 @@ def test_only_designated_domains_are_missed(tmp_path):
             "vrex needs one row of the batch per training domain; use protocol.sampling=balanced",
         ),
         (
+            ["algorithm=vrex", "protocol.sampling=merged"],
+            "vrex needs one row of the batch per training domain; use protocol.sampling=balanced",
+        ),
+        (
             ["algorithm=coral", "protocol.sampling=domains:1"],
             "coral needs at least 2 training domains in a batch, but protocol.sampling=domains:1. Take more",
         ),
@@ -128,7 +132,7 @@ def test_sampling_that_a_method_cannot_use_fails_the_run_with_a_sentence(overrid
     assert text in str(outcome.reason)
 
 
-@pytest.mark.parametrize("sampling", ["pooled", "domains:1"])
+@pytest.mark.parametrize("sampling", ["pooled", "merged", "domains:1"])
 def test_other_samplings_train(sampling, tmp_path):
     arguments = ["dataset=digits_color", "test_domains=[0]", f"runs_dir={tmp_path}", *FEW]
     run = config.resolve(composition.compose([*arguments, f"protocol.sampling={sampling}", "optim.batch_size=7"]))

@@ -20,6 +20,7 @@ WHOLE, N = (4, 4, 4), sum(SIZES)
 MODES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "pooled": {"sampling": "pooled"},
+    "merged": {"sampling": "merged"},
     "some domains": {"sampling": "domains:2"},
     "epochs": {"replacement": False},
     "pooled epochs": {"sampling": "pooled", "replacement": False},
@@ -28,7 +29,8 @@ MODES: dict[str, dict[str, Any]] = {
     "some whole domains": {"batch_size": "all", "sampling": "domains:2", "sizes": WHOLE},
 }
 SHAPES = {
-    **{"balanced": (3, 4), "pooled": (1, 12), "some domains": (2, 4), "epochs": (3, 4), "pooled epochs": (1, 12)},
+    **{"balanced": (3, 4), "pooled": (1, 12), "merged": (1, 4), "some domains": (2, 4)},
+    **{"epochs": (3, 4), "pooled epochs": (1, 12)},
     **{"whole": (3, 4), "pooled whole": (1, N), "some whole domains": (2, 4)},
 }
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -93,6 +95,21 @@ def test_where_examples_lie_and_how_they_are_stored_changes_no_batch(mode):
             assert torch.equal(made[step].y, resident[step].y)
 
 
+@every_mode
+def test_a_method_adds_to_what_the_protocol_draws(mode):
+    plain, drawn_with = batches(mode), []
+
+    def with_partners(anchors, generator):
+        drawn_with.append(generator)
+        return torch.cat([anchors, anchors.flip(1)], 1)
+
+    made = batches(mode, draw=with_partners)
+    for step in range(6):
+        expected = plain[step]
+        assert torch.equal(made[step].y, torch.cat([expected.y, expected.y.flip(1)], 1))
+    assert all(generator is made.generator for generator in drawn_with)
+
+
 @pytest.mark.filterwarnings("ignore:.*worker processes:UserWarning", "ignore:.*fork:DeprecationWarning")
 def test_the_number_of_workers_changes_no_epoch():
     start: Any = SimpleNamespace(step=0)
@@ -102,7 +119,7 @@ def test_the_number_of_workers_changes_no_epoch():
         assert_same(batch, expected)
 
 
-@pytest.mark.parametrize("mode", ["balanced", "pooled"])
+@pytest.mark.parametrize("mode", ["balanced", "pooled", "merged"])
 def test_examples_are_drawn_uniformly_with_replacement(mode):
     drawn, start = rows(0, 3000, **MODES[mode]), 0
     for row, n in zip(drawn, SIZES if mode == "balanced" else (N,), strict=True):
@@ -213,17 +230,6 @@ def test_the_whole_split_comes_in_order_and_is_gathered_once(mode):
         ),
         ({"batch_size": "all"}, ValueError, "of equal size, got d0 5, d1 9, d2 7. Set protocol.sampling=pooled for"),
         ({"batch_size": "all", "sampling": "domains:2"}, ValueError, "of equal size, got d0 5, d1 9, d2 7"),
-        (
-            {"draw": torch.Generator, "sampling": "pooled"},
-            ValueError,
-            "draws its batches itself, so protocol.sampling=pooled does not reach it. Leave protocol.sampling=balanced",
-        ),
-        (
-            {"draw": torch.Generator, "replacement": False},
-            ValueError,
-            "so protocol.replacement=false does not reach it",
-        ),
-        ({"draw": torch.Generator, "batch_size": "all"}, ValueError, "so optim.batch_size=all does not reach it"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_in_a_sentence(asked, error, text):
