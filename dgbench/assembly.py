@@ -17,6 +17,7 @@ from dgbench.network import build_network
 from dgbench.record import RunFolder
 from dgbench.registry import algorithms
 from dgbench.run import Run
+from dgbench.splits import HELD_OUT, wanted_splits
 
 # Examples per domain that are read for the statistics of inputs which are not in memory.
 STATISTICS_EXAMPLES = 300
@@ -88,11 +89,17 @@ def make_loader(
 
 
 def refuse_unreachable(run: Run, algorithm: Algorithm) -> None:
-    """Refuse what the Trainer cannot do for a method that steps its optimizers itself.
+    """Refuse what an average lacks, and what the Trainer cannot do for a method that steps its optimizers itself.
 
     Raises:
         ValueError: the run asks for it.
     """
+    held_out = [name for split, name in wanted_splits(run) if split in HELD_OUT and name in run.domains.train]
+    if run.keys.averaging.startswith("swad") and not held_out:
+        raise ValueError(
+            f"averaging={run.keys.averaging} follows the loss on examples held out of the training domains, but this "
+            "run holds none out. Use another averaging, or splits that do."
+        )
     if algorithm.automatic_optimization:
         return
     options = run.trainer

@@ -14,9 +14,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from dgbench.algorithm import Algorithm
+from dgbench.averaging import Averaging
 from dgbench.clock import seed_everything
 from dgbench.dataset import Items
-from dgbench.loader import Split, evaluation_batches
+from dgbench.loader import Batches, Split, evaluation_batches
 from dgbench.protocol import Domains, Protocol
 from dgbench.record import RunFolder, replace_file
 from dgbench.task import Task
@@ -112,6 +113,12 @@ def mean_score(scores: list[float], task: Task) -> float:
     return float(f"{mean:.12g}")
 
 
+def _mean_loss(values: Mapping[str, float], held_out: list[str]) -> float:
+    """Mean over (split, domain) of the cross-entropy in nats, or of the squared error; NaN without any."""
+    losses = [values[f"{name}/nll"] if f"{name}/nll" in values else values[f"{name}/rmse"] ** 2 for name in held_out]
+    return math.fsum(losses) / len(losses) if losses else math.nan
+
+
 class Evaluation(Checkpoint):
     """Evaluates on schedule, appends the row, then writes what a continuation needs.
 
@@ -124,6 +131,8 @@ class Evaluation(Checkpoint):
         domains: which domains train and validate.
         folder: where rows and checkpoints go.
         checkpoints: `none`, `selected` (the weights `train_validation` chooses, and the last) or `all`.
+        averaging: an average of the weights that is evaluated too, and then is what is chosen among and kept.
+        batches: the run's, for the average's batch norms.
         resume: the state of an unfinished run, to continue it.
         progress: told the number of steps done after each step.
     """
@@ -137,12 +146,16 @@ class Evaluation(Checkpoint):
         folder: RunFolder,
         *,
         checkpoints: str = "selected",
+        averaging: Averaging | None = None,
+        batches: Batches | None = None,
         resume: Mapping[str, Any] | None = None,
         progress: Callable[[int], None] | None = None,
     ):
         assert protocol.num_steps is not None
         self.evaluator, self.task, self.protocol, self.domains = evaluator, task, protocol, domains
         self.folder, self.checkpoints, self.resume, self.progress = folder, checkpoints, resume, progress
+        self.averaging, self.batches = averaging, batches
+        self.competing = averaging.name if averaging else "last"
         self.last_step = protocol.num_steps - 1
         self.last_evaluation = protocol.last_evaluation
         self.diverged = False
@@ -150,7 +163,8 @@ class Evaluation(Checkpoint):
         self._started = time.perf_counter()
         self._finite: Tensor | None = None
         self._unsaved = False
-        scores = [(self._score(line["values"]), -line["step"]) for line in folder.lines()]
+        lines = [line for line in folder.lines() if line["weights"] == self.competing]
+        scores = [(self._score(line["values"]), -line["step"]) for line in lines]
         best, negative_step = max(scores, default=(-math.inf, 0))
         self._best = best, -negative_step
 
@@ -168,6 +182,8 @@ class Evaluation(Checkpoint):
         """Continue the optimizers, which the Trainer has just made."""
         if self.resume is not None:
             pl_module.load_optimizers(self.resume["algorithm"])
+            if self.averaging is not None:
+                self.averaging.load(self.resume["averaging"], pl_module)
             self.resume = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -195,11 +211,34 @@ class Evaluation(Checkpoint):
             self._finite = finite if self._finite is None else self._finite & finite
 
     def _evaluate(self, trainer: pl.Trainer, algorithm: Algorithm, step: int, is_last: bool) -> None:
+        values = self._measure(trainer, algorithm, step, "last")
+        held_out = [f"{split}/{d}" for split in ("val", "out") for d in self.domains.train]
+        held_out = [name for name in held_out if f"{name}/{self.task.score}" in values]
+        if self.averaging is None:
+            self._keep(algorithm, step, values, is_last)
+        else:
+            self.averaging.on_held_out_loss(step, _mean_loss(values, held_out))
+            if is_last or not self.averaging.only_at_end:
+                assert self.batches is not None
+                with self.averaging.swapped(algorithm, self.batches):
+                    averaged = self._measure(trainer, algorithm, step, self.averaging.name)
+                    self._keep(algorithm, step, averaged, is_last)
+        if held_out:
+            scores = [values[f"{name}/{self.task.score}"] for name in held_out]
+            algorithm.on_evaluation(mean_score(scores, self.task))
+
+    def _measure(self, trainer: pl.Trainer, algorithm: Algorithm, step: int, weights: str) -> dict[str, float]:
+        """Evaluate, and append the line."""
         with trainer.precision_plugin.forward_context():
             values, sizes = self.evaluator(algorithm)
-        self.folder.append({"step": step, "weights": "last", "values": values, "n": sizes})
+        self.folder.append({"step": step, "weights": weights, "values": values, "n": sizes})
+        prefix = "" if weights == "last" else f"{weights}/"
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=step)
+            logger.log_metrics({prefix + key: value for key, value in values.items()}, step=step)
+        return values
+
+    def _keep(self, algorithm: Algorithm, step: int, values: Mapping[str, float], is_last: bool) -> None:
+        """Keep the weights that were evaluated, if they are the best so far, or the last."""
         score = self._score(values)
         if score > self._best[0]:
             self._best = score, step
@@ -208,12 +247,11 @@ class Evaluation(Checkpoint):
             replace_file(self.folder.weights_file(step), lambda file: torch.save(state, file))
         if is_last and self.checkpoints == "selected":
             self.folder.keep_weights([self._best[1], step])
-        held_out = [f"{split}/{d}/{self.task.score}" for split in ("val", "out") for d in self.domains.train]
-        if scores := [values[key] for key in held_out if key in values]:
-            algorithm.on_evaluation(mean_score(scores, self.task))
 
     def _save(self, algorithm: Algorithm) -> None:
         state = {"step": algorithm.step, "algorithm": algorithm.training_state(), "seconds": self.seconds}
+        if self.averaging is not None:
+            state["averaging"] = self.averaging.state()
         replace_file(self.folder.resume_file, lambda file: torch.save(state, file))
         if self.checkpoints == "selected":
             self.folder.keep_weights([self._best[1], self.last_evaluation])

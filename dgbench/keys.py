@@ -10,6 +10,7 @@ from typing import Any
 
 import pydantic
 
+from dgbench.averaging import make_averaging
 from dgbench.devices import check_devices
 from dgbench.registry import UnknownName
 from dgbench.selection import selection
@@ -97,7 +98,6 @@ class Keys:
         for name, known in (
             ("checkpoints", CHECKPOINTS),
             ("logger", LOGGERS),
-            ("averaging", ("none",)),
             ("hparams_per", HPARAMS_PER),
         ):
             if getattr(self, name) not in known:
@@ -108,6 +108,7 @@ class Keys:
             raise ValueError(
                 f"hparams_by={self.hparams_by} compares no draws, expected a criterion that does. Use another."
             )
+        make_averaging(self.averaging)
         self.label = self.label or None
         for name in ("hparams_seed", "trial_seed", "seed", "workers", "threads"):
             value = getattr(self, name)

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dgbench import composition, devices, expansion, sweeper
+from dgbench.averaging import make_averaging
 from dgbench.console import duration
 from dgbench.expansion import Job
 from dgbench.loader import Split
@@ -232,12 +233,13 @@ class _Counter:
             sampler = build_sampler(inside, size, run.seed, sampling=sampling, replacement=replacement)
             return sampler(0, torch.Generator().manual_seed(0)).numel()
 
+        both = (average := make_averaging(run.keys.averaging)) is not None and not average.only_at_end
         schedule = (steps, protocol.evaluate_every, protocol.evaluate_last)
         return Work(
             steps=len(steps),
             examples=self._once((key, size, protocol.sampling, protocol.replacement), draw),
             evaluations=self._once(schedule, lambda: sum(protocol.evaluates_at(s, steps.stop - 1) for s in steps)),
-            evaluated=sum(len(splits[pair]) for pair in wanted_splits(run)),
+            evaluated=sum(len(splits[pair]) for pair in wanted_splits(run)) * (2 if both else 1),
         )
 
 

@@ -23,6 +23,7 @@ import torch
 from dgbench import record
 from dgbench.algorithm import Algorithm
 from dgbench.assembly import build, make_loader, make_trainer, refuse_unreachable
+from dgbench.averaging import make_averaging
 from dgbench.clock import quiet_lightning
 from dgbench.description import header
 from dgbench.evaluation import Evaluation, Evaluator
@@ -133,6 +134,10 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     with quiet_lightning(), _logged(run) as logger:
         trainer: Any = make_trainer(run, folder, logger)
         device = trainer.strategy.root_device
+        loader = make_loader(run, splits, algorithm, device)
+        averaging = make_averaging(run.keys.averaging)
+        if averaging is not None:
+            trainer.callbacks.append(averaging)
         evaluation = Evaluation(
             Evaluator({pair: splits[pair] for pair in wanted}, device, run.keys.workers),
             algorithm.task,
@@ -140,13 +145,15 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
             run.domains,
             folder,
             checkpoints=run.keys.checkpoints,
+            averaging=averaging,
+            batches=loader.batches,
             resume=resume,
             progress=progress,
         )
         trainer.callbacks.append(evaluation)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        trainer.fit(algorithm, make_loader(run, splits, algorithm, device))
+        trainer.fit(algorithm, loader)
     folder.write(
         seconds=evaluation.seconds,
         steps_done=algorithm.step,

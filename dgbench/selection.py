@@ -57,7 +57,8 @@ class Selection:
             rows: as `dgbench.record.read` gives them.
             metric: what is reported; None: the score by which is selected.
         """
-        weights = pl.when(pl.col("averaging") == "none").then(pl.lit("last")).otherwise(pl.col("averaging"))
+        average = pl.col("averaging").str.split(":").list.first()
+        weights = pl.when(average == "none").then(pl.lit("last")).otherwise(average)
         is_eligible = pl.col("status").is_in(FINISHED) | pl.col("use_unfinished")
         rows = rows.filter(is_eligible, pl.col("weights") == weights)
         every = rows.unique("run_id").drop("step", "weights", "split", "domain", "metric", "value", "n")

@@ -18,8 +18,8 @@ def wanted_splits(run: Run) -> list[tuple[str, str]]:
     """The (split, domain) pairs that the selection criteria read."""
     asked = [selection(name) for name in run.keys.criteria or criteria()]
     wanted = {pair for chooser in asked for pair in _first(run, chooser.scores)} | _first(run, REPORTED)
-    if algorithms[run.algorithm].needs.evaluation or not run.keys.criteria:
-        # What a method is told, and what keeps its meaning if validation domains are dropped.
+    if algorithms[run.algorithm].needs.evaluation or run.keys.averaging.startswith("swad") or not run.keys.criteria:
+        # What a method or an average is told, and what keeps its meaning if validation domains are dropped.
         wanted |= _first(run, VALIDATION[1:])
     domains = run.domains
     pairs = [(split, name) for split in HELD_OUT for name in domains.train if ("train", split) in wanted]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dgbench.algorithm import Algorithm, build_algorithm
+from dgbench.averaging import weights_name
 from dgbench.evaluation import validation_score
 from dgbench.hparams import Optim
 from dgbench.network import Network, build_network
@@ -33,13 +34,15 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
     said = folder.read()
     if said is None:
         raise FileNotFoundError(f"{run} holds no run.json. Name the folder of one run, as `dgbench status` lists them.")
-    if "model" not in said or not folder.lines():
+    # Only the weights that compete are kept.
+    lines = [line for line in folder.lines() if line["weights"] == weights_name(said["identity"]["averaging"])]
+    if "model" not in said or not lines:
         raise FileNotFoundError(
             f"{run} has not been evaluated yet; its status is {folder.status()}. Let it finish first."
         )
     algorithm = _rebuild(said)
     if step is None:
-        step = _selected_step(said, folder, algorithm.task)
+        step = _selected_step(said, lines, algorithm.task)
     file = folder.weights_file(step)
     if not file.exists():
         kept = ", ".join(str(int(f.stem.removeprefix("step_"))) for f in sorted(folder.checkpoints.glob("step_*.pt")))
@@ -73,9 +76,8 @@ def _rebuild(said: Mapping[str, Any]) -> Algorithm:
     )
 
 
-def _selected_step(said: Mapping[str, Any], folder: RunFolder, task: Task) -> int:
+def _selected_step(said: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], task: Task) -> int:
     domains = Domains(**{role: tuple(names) for role, names in said["identity"]["domains"].items()})
-    lines = folder.lines()
     scores = []
     for line in lines:
         values = {key: math.nan if value is None else value for key, value in line["values"].items()}

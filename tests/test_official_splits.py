@@ -255,3 +255,10 @@ def test_another_criterion_makes_a_run_again_and_fewer_do_not() -> None:
     assert (second.folder, second.skipped) == (first.folder, False)
     assert set(last(second)["n"]) == {"in/a", "out/a", "out/b", "out/c"}
     assert train("whole", *keys).skipped
+
+
+def test_an_average_that_follows_the_validation_loss_needs_one() -> None:
+    text = "averaging=swad:0.1 follows the loss on examples held out of the training domains, but this run holds none"
+    assert text in str(train("no_val", *BOTH, "averaging=swad:0.1").reason)
+    assert train("no_val", *BOTH, "averaging=sma").status == "complete"
+    assert train("whole", *BOTH, "averaging=swad", "criteria=[last_step]").status == "complete"

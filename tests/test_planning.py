@@ -61,6 +61,12 @@ def test_criteria_and_pairs_decide_what_is_counted(timed):
     assert (singles.evaluated, pairs.evaluated) == (3 * 3 * EVALUATED, 3 * 3 * (OUT + 2 * (IN + OUT)))
 
 
+@pytest.mark.parametrize(("averaging", "times"), [("none", 1), ("ema", 2), ("swad", 1)])
+def test_an_average_is_evaluated_too(averaging, times, timed):
+    (row,) = planning.plan([*SHORT, f"averaging={averaging}", "test_domains=[0]"]).rows
+    assert row.evaluated == times * 3 * EVALUATED
+
+
 @pytest.mark.parametrize(
     ("keys", "examples"),
     [
