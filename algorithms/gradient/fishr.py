@@ -8,7 +8,8 @@ The gradients are those of the head alone, of its weight and bias. A batch may h
 
 As in the authors' code, the moving average starts from 0 and is divided by 1 - ema, however many steps it has
 seen: the newest variance always enters with weight 1, and late averages are 1 / (1 - ema) times a variance. They
-move from step 0 on, also while the penalty has no weight. The optimizer starts afresh where it gets one.
+move from step 0 on, also while the penalty has no weight. The optimizer starts afresh where it gets one. Until step
+`anneal_steps` it is ERM.
 
 Differs from the paper: also regression, by the gradients of the squared error in the task's inner scale.
 Differs from DomainBed: a batch need not hold every domain.

@@ -5,7 +5,8 @@ Minimization. NeurIPS 2022. https://arxiv.org/abs/2207.09944
 
 The distribution is estimated by Gaussian kernels at the risks of a batch. As in the authors' code, the mean risk is
 minimised first, the optimizer starts afresh with a learning rate of its own where the quantile takes over, and the
-quantile's gradient flows through the least and the largest risk and the bandwidth.
+quantile's gradient flows through the least and the largest risk and the bandwidth. Until step `burn_in_steps` it is
+ERM.
 
 Differs from DomainBed: the burn-in is always a whole number of steps, so that drawn runs too switch to the second
 learning rate; equal risks give a loss that is finite; one forward pass for all domains, which batch normalisation

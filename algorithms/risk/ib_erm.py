@@ -5,7 +5,7 @@ for Out-of-Distribution Generalization. NeurIPS 2021. https://arxiv.org/abs/2106
 
 As in DomainBed, the variance is taken among the examples of each training domain and averaged over domains and
 features, and the mean of the risks stands for their sum. The weight is 0 before it jumps, and the optimizer starts
-afresh at the jump.
+afresh at the jump. Until step `anneal_steps` it is ERM.
 """
 
 from __future__ import annotations

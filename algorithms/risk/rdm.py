@@ -3,7 +3,8 @@
 Nguyen, Do, Duong, Nguyen. Domain Generalisation via Risk Distribution Matching. WACV 2024.
 https://arxiv.org/abs/2310.18598. The objective, with the variances, is the one in DomainBed.
 
-Until the penalty applies, its weight is 0; then the optimizer starts afresh with a learning rate of its own.
+Until step `anneal_steps` it is ERM. Then the penalty applies, and the optimizer starts afresh with a learning rate of
+its own.
 
 Differs from DomainBed: hyper-parameters depend on the regime, there on the dataset. PACS and TerraIncognita draw
 lambda from U(1, 10) there, TerraIncognita and OfficeHome have no variance term, and TerraIncognita has the batch
