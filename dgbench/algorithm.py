@@ -78,6 +78,8 @@ class Algorithm(pl.LightningModule):
     needs: ClassVar[Needs] = Needs()
     version: ClassVar[int] = 1
     """Raised when the numbers change."""
+    cost: ClassVar[float | None] = None
+    """Time of a step in units of ERM's on the same network, as `make bench` measures it; None: not measured."""
     composite: ClassVar[bool] = True
     """Whether `forward(x) == classify(features(x))`."""
     optim_fields: ClassVar[Mapping[str, Any]] = {}
@@ -196,13 +198,14 @@ class Algorithm(pl.LightningModule):
         }
 
     def restore_best(self) -> None:
-        """Return to what `keep_best` remembered; the step goes on. Without anything kept, nothing changes."""
+        """Return to what `keep_best` remembered, then forget it; the step goes on. With nothing kept, do nothing."""
         if self._best is None:
             return
         step = self.step
         self.load_state_dict(self._best["model"])
         for optimizer, state in zip(_optimizers(self), self._best["optimizers"], strict=True):
             optimizer.load_state_dict(_cloned(state))
+        self._best = None
         self.set_step(step)
 
     def features(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from dgbench.network import build_network
 from dgbench.record import RunFolder
 from dgbench.registry import algorithms
 from dgbench.run import Run
-from dgbench.splits import HELD_OUT, wanted_splits
+from dgbench.splits import HELD_OUT, make_splits, wanted_splits
 
 # Examples per domain that are read for the statistics of inputs which are not in memory.
 STATISTICS_EXAMPLES = 300
@@ -86,6 +87,26 @@ def make_loader(
         device=device,
     )
     return TrainingLoader(batches, algorithm, run.protocol.num_steps, run.keys.workers)
+
+
+_REFUSALS: dict[str, str | None] = {}
+
+
+def refusal(run: Run) -> str | None:
+    """Why a run would fail before its first step, as its method says it; None if it would not.
+
+    Builds the model to know; runs that share method, data, network and number of training domains share the answer.
+    """
+    identity = run.identity
+    shared = ("dataset", "network", "algorithm", "protocol", "averaging")
+    key = json.dumps([[identity[name] for name in shared], len(run.domains.train)], sort_keys=True)
+    if key not in _REFUSALS:
+        try:
+            refuse_unreachable(run, build(run, make_splits(run)))
+            _REFUSALS[key] = None
+        except ValueError as error:
+            _REFUSALS[key] = " ".join(str(error).split())
+    return _REFUSALS[key]
 
 
 def refuse_unreachable(run: Run, algorithm: Algorithm) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -15,10 +16,12 @@ from dgbench.normalisation import make_norm
 Hooks = Mapping[str, Callable[[Tensor], Tensor]]
 
 INITS = ("default", "kaiming", "xavier", "orthogonal")
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+LEAK = 0.1
+"""Slope of the leaky ReLU where its input is negative."""
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
-    "leaky_relu": nn.LeakyReLU,
+    "leaky_relu": partial(nn.LeakyReLU, LEAK),
     "tanh": nn.Tanh,
     "elu": nn.ELU,
 }
@@ -129,7 +132,7 @@ def initialise(module: nn.Module, init: str, nonlinearity: str) -> None:
         return
     # PyTorch tabulates no gain for these two; they are close to a ReLU.
     nonlinearity = "relu" if nonlinearity in ("gelu", "elu") else nonlinearity
-    slope = 0.01 if nonlinearity == "leaky_relu" else 0.0
+    slope = LEAK if nonlinearity == "leaky_relu" else 0.0
     kind: Any = nonlinearity
     gain = nn.init.calculate_gain(kind, slope)
     for layer in module.modules():

@@ -95,6 +95,7 @@ def card(subject: Subject) -> None:
         "splits": (lambda v: v in SPLITS, f"one of {', '.join(SPLITS)}"),
         "train_domains": (lambda v: is_part(v), "a tuple of some of its domains"),
         "test_domains": (lambda v: is_part(v), "a tuple of some of its domains"),
+        "val_domains": (lambda v: is_part(v), "a tuple of some of its domains"),
         "checksums": (
             lambda v: isinstance(v, Mapping) and all(map(is_text, [*v, *v.values()])),
             "a mapping of file names to sums",

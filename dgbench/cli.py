@@ -72,6 +72,10 @@ def show_report(report: Report) -> int:
     out.print(f"{sum(report.counts.values())} runs: {counts} ({report.seconds:.0f} s).", highlight=False)
     for label, reason in report.failures:
         err.print(f"  {label}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    if report.refused:
+        out.print("Left out:")
+    for label, reason in report.refused:
+        out.print(f"  {label}: {reason}", highlight=False, soft_wrap=True, markup=False)
     return 1 if report.counts.get("failed") else 0
 
 

@@ -135,7 +135,11 @@ def _domains(keys: Keys, protocol: Protocol, dataset: MultiDomainDataset) -> Dom
     if trained is None and train:
         tested = () if is_official else named_domains(test, names, "test_domains")
         trained = [name for name in train if name not in tested]
-    return resolve_domains(names, test, trained, keys.val_domains, may_share=is_official)
+    val: Sequence[str | int] | None = keys.val_domains
+    if val is None and is_official:
+        taken = {*named_domains(test, names, "test_domains"), *named_domains(trained or [], names, "train_domains")}
+        val = [name for name in dataset.card.val_domains if name not in taken]
+    return resolve_domains(names, test, trained, val, may_share=is_official)
 
 
 def _network(network: NetworkOptions, protocol: Protocol, card: Card) -> NetworkOptions:

@@ -47,6 +47,8 @@ class Card:
     """Domains that the data designate to train on; empty: leave out one after the other."""
     test_domains: tuple[str, ...] = ()
     """Domains that the data designate to test on, all in one run: what `test_domains=each` then stands for."""
+    val_domains: tuple[str, ...] = ()
+    """Domains that the data designate to validate on, where official splits make whole domains of them."""
     licence: str
     source: str
     """Where the data come from and how to get them."""

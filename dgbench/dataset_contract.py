@@ -49,10 +49,11 @@ def loads(subject: Subject) -> None:
 
 @clause(CLAUSES, after=["loads"])
 def domains(subject: Subject) -> None:
-    """There are at least two domains, named and sized as on the card, each name once."""
+    """There are at least two domains (one, if it both trains and tests), named and sized as on the card, each once."""
     dataset, card = subject.dataset, subject.cls.card
     names, sizes = dataset.domain_names, tuple(map(len, dataset.domains))
-    if len(names) < 2 or len(set(names)) < len(names):
+    least = 1 if set(card.train_domains) & set(card.test_domains) else 2
+    if len(names) < least or len(set(names)) < len(names):
         raise Violation(f"The domains are {', '.join(names)}, expected at least two different ones. Rename or add.")
     if not card.domains:
         return

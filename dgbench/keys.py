@@ -89,6 +89,7 @@ class Keys:
     checkpoints: str
     overwrite: bool
     retry: bool
+    skip_refused: bool
     workers: int
     threads: int | None
     devices: Any

@@ -45,7 +45,7 @@ class Options(TypedDict, total=False):
     depth: int | None
     """Hidden layers (0 is linear), convolutions, or blocks of each layer."""
     activation: str | None
-    """One of relu, gelu, leaky_relu, tanh and elu."""
+    """One of relu, gelu, leaky_relu (of slope 0.1), tanh and elu."""
     init: str | None
     """One of default, kaiming, xavier and orthogonal."""
     norm: str | None

@@ -38,6 +38,8 @@ class Report:
     failures: tuple[tuple[str, str], ...]
     """Label and reason of each failed run."""
     seconds: float
+    refused: tuple[tuple[str, str], ...] = ()
+    """Method and data, and why the method cannot be trained on them: these runs were left out."""
 
 
 def pending(jobs: Iterable[Job]) -> list[Job]:
@@ -66,7 +68,7 @@ def run_sweep(
     console = console or Console(stderr=True)
     started = time.perf_counter()
     with console.status("Expanding the sweep"):
-        jobs = expand(arguments)
+        jobs, refused = _possible(expand(arguments))
         todo = pending(jobs)
     _warn_of_changes(jobs, todo, console)
     if not todo:
@@ -88,7 +90,22 @@ def run_sweep(
             else:
                 with _watched(todo, progress):
                     launch([job.overrides for job in todo])
-    return _report(jobs, time.perf_counter() - started)
+    return dataclasses.replace(_report(jobs, time.perf_counter() - started), refused=refused)
+
+
+def _possible(jobs: Sequence[Job]) -> tuple[list[Job], tuple[tuple[str, str], ...]]:
+    """The jobs without those that are refused, if these are to be skipped, and why they are refused."""
+    from dgbench.assembly import refusal
+
+    kept, reasons = [], {}
+    for job in jobs:
+        run = job.run
+        reason = refusal(run) if run.keys.skip_refused else None
+        if reason is None:
+            kept.append(job)
+        else:
+            reasons[f"{run.keys.label or run.algorithm} on {run.dataset_name}"] = reason
+    return kept, tuple(reasons.items())
 
 
 def _warn_of_changes(jobs: Sequence[Job], todo: Sequence[Job], console: Console) -> None:

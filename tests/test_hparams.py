@@ -48,7 +48,7 @@ class Few:
 class Many:
     first: int = hparam(0, fixed(3), "a new first one")
     weight: float = hparam(1.0, uniform(0, 1), "a weight", key="w")
-    layers: Any = hparam([1, 2], choices([3], [4]), "a list")  # noqa: RUF009
+    layers: Any = hparam([1, 2], choices([3], [4]), "a list")
     steps: int = hparam(5, fixed(5), "steps", is_step=True, presets={"other": 7})
     own_lr: float | None = like("lr", "learning rate of its own")
     lr: float | None = like("lr", key="lr_d")

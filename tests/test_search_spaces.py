@@ -75,32 +75,95 @@ METHODS: dict[str, dict[str, tuple]] = {
         "final_lr": ("rdm_lr", 1.5e-5, flat(8e-6, 2e-5)),
     },
     "group_dro": {"eta": ("groupdro_eta", 0.01, power(10, -3, -1))},
+    # Its own are the steps and rates that DomainBed fixes in the code.
+    "trm": {
+        "erm_steps": ("iters", 200, ANNEAL[1]),
+        "matching_weight": ("cos_lambda", 1e-4, power(10, -5, 0)),
+        "eta": ("groupdro_eta", 0.01, power(10, -3, -1)),
+        "head_steps": ("head_steps", 30, always(30)),
+        "head_lr": ("head_lr", 0.1, always(0.1)),
+        "num_terms": ("num_terms", 10, always(10)),
+    },
+    "transfer": {
+        "penalty_weight": ("t_lambda", 1.0, power(10, -2, 1)),
+        "delta": ("delta", 2.0, flat(0.1, 3)),
+        "d_steps": ("d_steps_per_g", 10, one_of(1, 2, 5)),
+        "lr_d": ("lr_d", 1e-3, power(10, -4.5, -2.5)),
+    },
     "coral": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
     "mmd": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
     "caus_irl_coral": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
     "caus_irl_mmd": {"penalty_weight": ("mmd_gamma", 1.0, power(10, -1, 1))},
+    "cad": {
+        "penalty_weight": ("lmbda", 0.1, one_of(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)),
+        "temperature": ("temperature", 0.1, one_of(0.05, 0.1)),
+        "is_flipped": ("is_flipped", True, always(True)),
+        "is_normalized": ("is_normalized", False, always(False)),
+    },
+    "adrmx": {
+        "contrast_weight": ("cnt_lambda", 1.0, always(1.0)),
+        "domain_weight": ("dclf_lambda", 1.0, always(1.0)),
+        "remix_weight": ("rmxd_lambda", 1.0, always(1.0)),
+        "adversarial_weight": ("disc_lambda", 0.75, always(0.75)),
+        "d_steps_per_g_step": ("d_steps_per_g_step", 2, always(2)),
+        "beta1": ("beta1", 0.5, always(0.5)),
+        "mlp_width": ("mlp_width", 256, always(256)),
+        "mlp_depth": ("mlp_depth", 9, one_of(8, 9, 10)),
+        "mlp_dropout": ("mlp_dropout", 0.0, always(0.0)),
+    },
+    "urm": {
+        "adversarial_weight": ("urm_adv_lambda", 0.1, flat(0, 0.2)),
+        "activation": ("urm_generator_output", "tanh", one_of("tanh", "relu")),
+        "hidden_layers": ("urm_discriminator_hidden_layers", 1, one_of(1, 2, 3)),
+    },
     "mixup": {"alpha": ("mixup_alpha", 0.2, power(10, -1, 1))},
     "and_mask": {"tau": ("tau", 1.0, flat(0.5, 1))},
     # DomainBed's default of tau, 1, trains nothing.
     "sand_mask": {"tau": ("tau", 0.5, flat(0, 1)), "k": ("k", 10.0, power(10, -3, 5))},
     "iga": {"penalty_weight": ("penalty", 1000.0, power(10, 1, 5))},
+    "mldg": {
+        "beta": ("mldg_beta", 1.0, power(10, -1, 1)),
+        "num_meta_test": ("n_meta_test", 2, one_of(1, 2)),
+        "moves_statistics": ("moves_statistics", True, always(True)),
+    },
+    "arm": {},
+    "mtl": {"ema": ("mtl_ema", 0.99, one_of(0.5, 0.9, 0.99, 1.0))},
     "sd": {"penalty_weight": ("sd_reg", 0.1, power(10, -5, -1))},
     "rsc": {
         "feature_share": ("rsc_f_drop_factor", 1 / 3, flat(0, 0.5)),
         "batch_share": ("rsc_b_drop_factor", 1 / 3, flat(0, 0.5)),
+    },
+    "sag_net": {"adversarial_weight": ("sag_w_adv", 0.1, power(10, -2, 1))},
+    # Fixed in DomainBed's code.
+    "self_reg": {
+        "alpha": ("self_reg_alpha", 0.5, always(0.5)),
+        "feature_weight": ("self_reg_feature_weight", 0.3, always(0.3)),
     },
     # The paper's form; DomainBed's has only meta_lr.
     "fish": {
         "form": ("form", "paper", always("paper")),
         "meta_lr": ("meta_lr", 0.5, one_of(0.05, 0.1, 0.5)),
         "meta_steps": ("meta_steps", 5, always(5)),
+        "pretrain_steps": ("pretrain_steps", 0, always(0)),
     },
     "fishr": {
         "penalty_weight": ("lambda", 1000.0, power(10, 1, 4)),
         "anneal_steps": ("penalty_anneal_iters", 1500, integer(flat(0, 5000))),
         "ema": ("ema", 0.95, flat(0.9, 0.99)),
     },
+    "erm_plus_plus": {
+        "linear_lr": ("linear_lr", 5e-5, power(10, -5, -3.5)),
+        "linear_steps": ("linear_steps", 500, always(500)),
+        "sma_start": ("sma_start", 600, always(600)),
+    },
     # Not DomainBed's.
+    "drm": {},
+    "miro": {
+        "penalty_weight": ("miro_ld", 0.1, power(10, -3, 0)),
+        "lr_multiplier": ("miro_lr_mult", 10.0, always(10.0)),
+    },
+    "cutmix": {"prob": ("cutmix_prob", 1.0, one_of(0.5, 1.0)), "alpha": ("cutmix_alpha", 1.0, always(1.0))},
+    "lisa": {"mix_ratio": ("mix_ratio", 0.5, flat(0, 1)), "alpha": ("lisa_alpha", 2.0, power(10, -1, 1))},
     "irm_v2": {
         "penalty_weight": ("irm_v2_lambda", 10.0, power(10, -1, 4)),
         "anneal_steps": ("irm_v2_penalty_anneal_iters", *ANNEAL),
@@ -125,6 +188,7 @@ METHODS: dict[str, dict[str, tuple]] = {
     },
 }
 METHODS["cdann"] = METHODS["dann"]
+METHODS["cond_cad"] = METHODS["cad"]
 
 
 RDM_DOMAIN_NET = {
@@ -153,6 +217,14 @@ def tables(method, regime):
         default, sample = RDM_BATCH_SIZES[regime]
         own = METHODS["rdm"] | (RDM_DOMAIN_NET if regime == "domain_net" else {})
         return own, optim_table(regime) | {"batch_size": ("batch_size", default, integer(sample))}
+    if method == "arm" and regime != "small":
+        return METHODS["arm"], optim_table(regime) | {"batch_size": ("batch_size", 8, always(8))}
+    if method == "adrmx":
+        default, values = (3e-3, (5e-4, 1e-3, 2e-3, 3e-3)) if regime == "small" else (3e-5, (2e-5, 3e-5, 4e-5, 5e-5))
+        return METHODS["adrmx"], optim_table(regime) | {"lr": ("lr", default, one_of(*values))}
+    if method == "urm":
+        own = (1e-3, power(10, -5.5, -3.5)) if regime == "small" else (5e-5, power(10, -6, -4.5))
+        return METHODS["urm"] | {"lr_d": ("urm_discriminator_lr", *own)}, optim_table(regime)
     if method not in ("dann", "cdann"):
         return METHODS[method], optim_table(regime)
     optim = optim_table(regime, lr="lr_g", weight_decay="weight_decay_g")

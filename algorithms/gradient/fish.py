@@ -11,8 +11,11 @@ In both, the inner steps are those of the run's optimizer, whose averages stay w
 sees one domain alone, which batch normalisation notices. Its running statistics move as the weights do; counts,
 being integers, stay where the last inner step left them.
 
-Differs from the paper: no ERM before it (start from trained weights by network.weights), and every step has
-fresh examples from the protocol's sampler instead of a queue per domain.
+With `pretrain_steps`, ERM comes first. Fish then starts from the state of these steps that scored best on the training
+domains' held-out examples (the last, where nothing was evaluated), with an optimizer that starts afresh.
+
+Differs from the paper: no ERM before it by default, and every step has fresh examples from the protocol's sampler
+instead of a queue per domain.
 Differs from DomainBed: the default form; counts are not interpolated; the logged loss is the mean over the domains,
 not the last one's; and the inner optimizer goes with the checkpoint.
 """
@@ -27,8 +30,10 @@ from torch import Tensor
 
 from dgbench.algorithm import Algorithm, Needs
 from dgbench.batch import Batch
-from dgbench.hparams import choices, fixed, hparam
+from dgbench.hparams import Optim, choices, fixed, hparam
+from dgbench.network import Network
 from dgbench.registry import UnknownName
+from dgbench.task import Task
 
 FORMS = ("paper", "domainbed")
 
@@ -47,6 +52,7 @@ class HParams:
         0.5, choices(0.05, 0.1, 0.5), "part of the way to the inner steps' end, epsilon; form paper divides it by S"
     )
     meta_steps: int = hparam(5, fixed(5), "most domains visited in a step, S; form paper only")
+    pretrain_steps: int = hparam(0, fixed(0), "steps of ERM before the first of Fish", is_step=True)
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -59,16 +65,31 @@ class Fish(Algorithm):
     """Move `w` by `epsilon * (v - w)`, where `v` is `w` after an optimizer step on each of S domains in turn."""
 
     HParams = HParams
-    needs = Needs(min_domains=2, domain_rows=True)
+    needs = Needs(min_domains=2, domain_rows=True, evaluation=True)
     automatic_optimization = False
+
+    best_score: Tensor
+
+    def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):
+        super().__init__(task, network, num_domains, optim, hp)
+        self.register_buffer("best_score", torch.tensor(-torch.inf, dtype=torch.float64))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         outputs = self.outputs(batch)  # (D, B, C)
         return {"loss": self.task.loss(outputs.flatten(0, 1), batch.y.flatten(0, 1))}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        order, rate = self.plan(len(batch.x))
         optimizer: Any = self.optimizers()
+        if self.step < self.hp.pretrain_steps:
+            loss = self.loss(batch)["loss"]  # ()
+            self.manual_backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            return {"loss": loss.detach()}
+        if 0 < self.step == self.hp.pretrain_steps:
+            self.restore_best()
+            self.reset_optimizer()
+        order, rate = self.plan(len(batch.x))
         state = [v for v in (*self.network.parameters(), *self.network.buffers()) if v.is_floating_point()]
         start = [value.detach().clone() for value in state]
         losses = []
@@ -84,6 +105,11 @@ class Fish(Algorithm):
             for value, before in zip(state, start, strict=True):
                 value.copy_(before.lerp(value, rate))
         return {"loss": torch.stack(losses).mean()}
+
+    def on_evaluation(self, value: float) -> None:
+        if self.step <= self.hp.pretrain_steps and value > self.best_score:
+            self.best_score.fill_(value)
+            self.keep_best()
 
     def plan(self, D: int) -> tuple[list[int], float]:
         """The rows of a batch of `D` in the order of their visits, and how far the weights follow."""

@@ -23,6 +23,8 @@ from dgbench.algorithm import Algorithm, Needs
 from dgbench.batch import Batch
 from dgbench.hparams import hparam, log10_uniform
 
+from ._mixing import mix
+
 
 @dataclass(kw_only=True)
 class HParams:
@@ -42,18 +44,12 @@ class Mixup(Algorithm):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         D = len(batch.x)
-        share = Beta(self.hp.alpha, self.hp.alpha).sample((D,)).to(batch.x)  # (D,)
+        share = Beta(self.hp.alpha, self.hp.alpha).sample((D,))  # (D,)
         first, second = domain_pairs(batch)
         mixed = first._replace(x=mix(first.x, second.x, share))
         outputs = self.outputs(mixed)  # (D, B, C)
         risk = mix(self.domain_risks(first, outputs), self.domain_risks(second, outputs), share)  # (D,)
         return {"loss": risk.mean()}
-
-
-def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """`share * a + (1 - share) * b`, (D, ...), with one share per domain, (D,)."""
-    share = share.view(len(a), *[1] * (a.ndim - 1))
-    return share * a + (1 - share) * b
 
 
 def domain_pairs(batch: Batch) -> tuple[Batch, Batch]:
