@@ -9,6 +9,9 @@ from rich.console import Console
 
 from dgbench import cli, console, experiment, record, stages
 from dgbench.algorithms.erm import ERM
+from dgbench.hparams import facts, filled
+from dgbench.registry import algorithms
+from tests.datasets.test_uci import write_files
 
 FEW = """
       - dataset=digits_color
@@ -96,9 +99,10 @@ def mnist(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", stages.names())
-def test_every_experiment_expands(name, mnist):
+def test_every_experiment_expands(name, mnist, tmp_path):
+    write_files(tmp_path / "data/uci")
     planned_ = experiment.plan(name)
-    assert any(stage.compare for stage, _ in planned_)
+    assert any(stage.table for stage, _ in planned_)
     runs = [job.run for _, sweeps in planned_ for sweep in sweeps for job in sweep.jobs]
     assert len({run.run_id for run in runs}) == len(runs)
 
@@ -196,3 +200,15 @@ def test_an_error_in_a_launched_sweep_ends_the_experiment(command, write, monkey
 def test_hyper_parameters_that_a_stage_will_choose_do_not_hinder_the_plan(write):
     text = TWO_STAGES.replace("- label=again", "- hparams_from=runs/experiments/mine\n      - trial_seed=5")
     assert [len(runs) for runs in planned(write(text))] == [8, 2]
+
+
+def test_the_roster_has_every_method_with_a_fifth_of_its_steps():
+    planned = experiment.plan("embedded_roster", ["test_domains=[0]", "dataset=digits_color"])
+    runs = {job.run.algorithm: job.run for _, sweeps in planned for sweep in sweeps for job in sweep.jobs}
+    assert set(runs) == set(algorithms.names())
+    for name, run in runs.items():
+        hparams = algorithms[name].HParams
+        default = filled(hparams(), "small")
+        for field, fact in facts(hparams).items():
+            if fact.is_step:
+                assert getattr(run.hp, field) == getattr(default, field) // 5, (name, field)

@@ -99,7 +99,7 @@ def test_without_an_inner_step_the_risks_are_weighted():
     mldg, (batch,) = make("mldg", {"beta": 0.7}, D=4, optim=Optim(lr=0.0)), random_batches(1, D=4)
     start, pairs = [w.requires_grad_() for w in weights_of(mldg)], visits(mldg)
     applied: list[torch.Tensor] = []
-    mldg.apply_gradients = applied.extend  # type: ignore[method-assign, assignment]
+    mldg.apply_gradients = applied.extend
     values = mldg.training_step(batch, 0)
     losses = [[erm_loss(start, one(batch, d)) for d in pair] for pair in pairs]
     objective = torch.stack([here + 0.7 * there for here, there in losses]).sum() / 4

@@ -38,7 +38,12 @@ def tables() -> dict[str, np.ndarray]:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """A data_dir with the three files."""
-    made, home = tables(), tmp_path / "uci"
+    write_files(tmp_path / "uci")
+    return tmp_path
+
+
+def write_files(home: Path) -> None:
+    made = tables()
     home.mkdir()
     lines = {name: [",".join(row) for row in texts(table)] for name, table in made.items()}
     lines["airfoil"] = [line.replace(",", "\t") for line in lines["airfoil"]]
@@ -50,7 +55,6 @@ def files(tmp_path: Path) -> Path:
     lines["crime"] = [",".join([*part[:3], "Townville", part[4]]) for part in parts]
     for name, file in FILES.items():
         (home / file).write_text("\n".join(lines[name]) + "\n")
-    return tmp_path
 
 
 def by_hand(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
