@@ -194,14 +194,12 @@ class Network(nn.Module):
         Args:
             changes: arguments of `build_network`. Channels that are added get pretrained filters in turn.
         """
-        arguments = {
-            **self.recipe,
-            "input_shape": self.input_shape,
-            "num_outputs": self.num_outputs,
-            "weights": self._weights,
-            **changes,
-        }
-        made = build_network(**arguments)
+        kept = {**self.recipe, "weights": changes.get("weights", self._weights)}
+        if kept["weights"] is None and kept["normalise"] == "weights":
+            # A checkpoint names the weights that a run began with, but does not need their file.
+            kept["normalise"] = None
+        shapes = {"input_shape": self.input_shape, "num_outputs": self.num_outputs}
+        made = build_network(**{**kept, **shapes, **changes})
         if not {"name", "weights"} & set(changes):
             made.normalise.set(self.normalise.mean.flatten(), self.normalise.std.flatten())
         return made.to(self.normalise.mean.device)

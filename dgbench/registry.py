@@ -265,4 +265,5 @@ def _modules(folder: Path, package: str, family: str = "") -> Iterator[Place]:
 
 algorithms = Registry("algorithm", "dgbench.algorithms", "dgbench.algorithm:Algorithm", without=("test_time",))
 datasets = Registry("dataset", "dgbench.datasets", "dgbench.dataset:MultiDomainDataset")
-EVERY = (algorithms, datasets)
+adapters = Registry("adapter", "dgbench.algorithms", "dgbench.adapter:Adapter", only="test_time")
+EVERY = (algorithms, datasets, adapters)

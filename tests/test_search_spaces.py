@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import fields
+from types import NoneType
 
 import numpy as np
 import pytest
@@ -9,6 +10,11 @@ import pytest
 from dgbench.hparams import Optim, draw, filled
 from dgbench.registry import algorithms
 
+# The algorithms of DomainBed, by their names here.
+DOMAINBED = """
+    erm erm_plus_plus fish irm group_dro mixup mldg coral mmd dann cdann mtl sag_net arm vrex rsc sd and_mask sand_mask
+    iga self_reg fishr trm ib_erm ib_irm cad cond_cad transfer caus_irl_coral caus_irl_mmd eqrm rdm adrmx urm
+"""
 REGIMES = ("small", "large", "domain_net")
 SEEDS = [(1, 0), (1, 1), (2, 0), (7, 2), (13, 1), (19, 2)]
 
@@ -164,6 +170,24 @@ METHODS: dict[str, dict[str, tuple]] = {
     },
     "cutmix": {"prob": ("cutmix_prob", 1.0, one_of(0.5, 1.0)), "alpha": ("cutmix_alpha", 1.0, always(1.0))},
     "lisa": {"mix_ratio": ("mix_ratio", 0.5, flat(0, 1)), "alpha": ("lisa_alpha", 2.0, power(10, -1, 1))},
+    "c_mixup": {
+        "bandwidth": ("c_mixup_bandwidth", 1.0, power(10, -2, 2)),
+        "alpha": ("c_mixup_alpha", 2.0, one_of(0.5, 1.0, 1.5, 2.0)),
+        "sampler": ("c_mixup_sampler", "dataset", one_of("dataset", "batch")),
+        "mixes": ("c_mixup_mixes", "input", one_of("input", "manifold")),
+        "stage": ("stage", None, always(None)),
+        "lambda_per": ("lambda_per", "batch", always("batch")),
+    },
+    "manifold_mixup": {
+        "alpha": ("manifold_mixup_alpha", 2.0, power(10, -1, 1)),
+        "stages": ("stages", None, always(None)),
+    },
+    "mixstyle": {
+        "alpha": ("mixstyle_alpha", 0.1, one_of(0.1, 0.2, 0.3)),
+        "probability": ("mixstyle_p", 0.5, always(0.5)),
+        "pairing": ("mixstyle_pairing", "random", always("random")),
+        "stages": ("mixstyle_stages", None, always(None)),
+    },
     "irm_v2": {
         "penalty_weight": ("irm_v2_lambda", 10.0, power(10, -1, 4)),
         "anneal_steps": ("irm_v2_penalty_anneal_iters", *ANNEAL),
@@ -220,11 +244,11 @@ def tables(method, regime):
     if method == "arm" and regime != "small":
         return METHODS["arm"], optim_table(regime) | {"batch_size": ("batch_size", 8, always(8))}
     if method == "adrmx":
-        default, values = (3e-3, (5e-4, 1e-3, 2e-3, 3e-3)) if regime == "small" else (3e-5, (2e-5, 3e-5, 4e-5, 5e-5))
-        return METHODS["adrmx"], optim_table(regime) | {"lr": ("lr", default, one_of(*values))}
+        lr, values = (3e-3, (5e-4, 1e-3, 2e-3, 3e-3)) if regime == "small" else (3e-5, (2e-5, 3e-5, 4e-5, 5e-5))
+        return METHODS["adrmx"], optim_table(regime) | {"lr": ("lr", lr, one_of(*values))}
     if method == "urm":
-        own = (1e-3, power(10, -5.5, -3.5)) if regime == "small" else (5e-5, power(10, -6, -4.5))
-        return METHODS["urm"] | {"lr_d": ("urm_discriminator_lr", *own)}, optim_table(regime)
+        lr_d = (1e-3, power(10, -5.5, -3.5)) if regime == "small" else (5e-5, power(10, -6, -4.5))
+        return METHODS["urm"] | {"lr_d": ("urm_discriminator_lr", *lr_d)}, optim_table(regime)
     if method not in ("dann", "cdann"):
         return METHODS[method], optim_table(regime)
     optim = optim_table(regime, lr="lr_g", weight_decay="weight_decay_g")
@@ -235,12 +259,19 @@ def check(drawn, expected):
     values = {f.name: getattr(drawn, f.name) for f in fields(drawn)}
     values.pop("num_steps", None)
     assert values == expected
-    assert {type(value) for value in values.values()} <= {bool, int, float, str}
+    assert {type(value) for value in values.values()} <= {bool, int, float, str, list, NoneType}
     assert [type(v) for v in values.values()] == [type(expected[name]) for name in values]
 
 
 def plain(value):
     return value.item() if isinstance(value, np.generic) else value
+
+
+def test_every_algorithm_of_domainbed_is_here():
+    names = set(DOMAINBED.split())
+    assert len(names) == 34
+    assert names <= set(algorithms.names())
+    assert names <= set(METHODS)
 
 
 @pytest.mark.parametrize("regime", REGIMES)

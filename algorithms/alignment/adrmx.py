@@ -70,8 +70,7 @@ class ADRMX(Algorithm):
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):
         super().__init__(task, network, num_domains, optim, hp)
-        # Its statistics are the network's, wherever those came from.
-        self.domain_network = network.rebuild(num_outputs=num_domains, normalise="none")
+        self.domain_network = network.rebuild(num_outputs=num_domains)
         self.invariant_head = network.new_head()
         shape = {"width": hp.mlp_width, "depth": hp.mlp_depth, "dropout": hp.mlp_dropout}
         self.discriminator = mlp(network.feature_dim, num_domains, **shape)

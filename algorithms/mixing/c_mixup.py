@@ -132,8 +132,8 @@ def partner_probabilities(anchors: Tensor, candidates: Tensor, bandwidth: float)
         candidates: targets of the candidates, (K, C).
         bandwidth: h.
 
-    >>> partner_probabilities(torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0], [9.0]]), bandwidth=1.0)
-    tensor([[0.6225, 0.3775, 0.0000]])
+    >>> partner_probabilities(torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0], [2.0]]), bandwidth=1.0)
+    tensor([[0.5741, 0.3482, 0.0777]])
     """
     # Not by matrix products, which would lose the small distances between large targets.
     distance = torch.cdist(anchors, candidates, compute_mode="donot_use_mm_for_euclid_dist")  # (A, K)

@@ -91,7 +91,12 @@ def test_labels_stay_within_labels(monkeypatch):
     """The mixed label is the label itself: the loss is that of the mixed inputs against plain labels."""
     lisa, (batch,) = make("lisa", {"mix_ratio": 1.0}), random_batches(1)
     seen, features = [], lisa.network.features
-    monkeypatch.setattr(lisa.network, "features", lambda x, after=None: seen.append(x) or features(x, after))
+
+    def spy(x, after=None):
+        seen.append(x)
+        return features(x, after)
+
+    monkeypatch.setattr(lisa.network, "features", spy)
     got = lisa.loss(batch)["loss"]
     assert not torch.allclose(seen[0], batch.x.flatten(0, 1))
     torch.testing.assert_close(got, example_losses(mlp(weights_of(lisa), seen[0])[1], batch.y.flatten()).mean())

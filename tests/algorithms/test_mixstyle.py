@@ -80,8 +80,7 @@ def test_weights_on_maps(kind, pairing, D):
 @KINDS
 @pytest.mark.parametrize(("stages", "places"), [(None, (1, 2)), (["layer3"], (3,)), (["input", "layer2"], (0, 2))])
 def test_weights_on_features(kind, stages, places):
-    network = {"width": 7, "depth": 3, "normalise": "none"}
-    mixstyle = make("mixstyle", {"stages": stages, "probability": 0.8}, kind, **network)
+    mixstyle = make("mixstyle", {"stages": stages, "probability": 0.8}, kind, depth=3, normalise="none")
     mixstyle.seed = 4
     batches, start = random_batches(3, kind), weights_of(mixstyle)
     expected = adam_steps(start, batches, objective(places, 4, probability=0.8))
@@ -137,7 +136,7 @@ def test_tokens_of_a_transformer_are_mixed():
 
 
 def test_partners_come_from_where_they_should(monkeypatch):
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for pairing in ("random", "cross_domain"):
         mixstyle, (batch,) = make("mixstyle", {"pairing": pairing, "probability": 1.0}), random_batches(1, B=30)
         module, domain = sys.modules[type(mixstyle).__module__], batch.domain.flatten()

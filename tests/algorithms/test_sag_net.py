@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_one_logit_is_trained_as_two_are():
     for single in (True, False):
         task = Task("classification", 2, single_logit=single)
         network = build_network("mlp", (5,), task.num_outputs, depth=0)
-        sag_net = build_algorithm("sag_net", task=task, network=network, num_domains=2).double()
+        sag_net: Any = build_algorithm("sag_net", task=task, network=network, num_domains=2).double()
         w = torch.arange(5.0).double().unsqueeze(0)
         for head in (sag_net.network.head, sag_net.style_head):
             with torch.no_grad():

@@ -1,0 +1,1 @@
+"""Adapters: what a trained model does with an unlabelled stream."""
