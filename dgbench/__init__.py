@@ -22,6 +22,8 @@ _PUBLIC = {
     "table": "dgbench.leaderboard.tables",
     "compare": "dgbench.leaderboard.statistics",
     "build_algorithm": "dgbench.algorithm",
+    "build_adapter": "dgbench.adapter",
+    "check_adapter": "dgbench.check",
     "check_algorithm": "dgbench.check",
     "check_dataset": "dgbench.check",
 }

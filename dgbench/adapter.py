@@ -17,7 +17,7 @@ from dgbench.algorithm import Algorithm
 from dgbench.batch import Batch
 from dgbench.hparams import seed_hash
 from dgbench.normalisation import InstanceAwareBatchNorm2d
-from dgbench.registry import UnknownName, adapters
+from dgbench.registry import UnknownName, adapters, algorithms
 
 Source = Iterable[Batch]
 """One un-augmented pass over the training domains' in-splits, which can be made again: batches of D = 1."""
@@ -43,7 +43,7 @@ class Needs:
     norms: tuple[str, ...] = ()
     """Needs a network that normalises by one of these; empty: any network will do."""
     method: str | None = None
-    """Needs a model trained by this method."""
+    """Needs a model trained by this method, a name of the registry."""
     images: bool = False
     """Needs inputs (C, H, W)."""
     batch_size: int = 1
@@ -56,7 +56,7 @@ class Needs:
         if self.source and source is None:
             return "reads the source data before the stream; hand it source=..."
         name = type(algorithm).__name__
-        if self.method is not None and name != self.method:
+        if self.method is not None and type(algorithm) is not algorithms[self.method]:
             return f"adapts models trained by {self.method}, got one trained by {name}"
         if self.composite and not algorithm.composite:
             return f"needs predictions that are made from features, which those of {name} are not"
@@ -74,6 +74,22 @@ def norms_of(module: nn.Module) -> list[str]:
     """By what a network normalises, as in `NORMS`."""
     found = {type(part) for part in module.modules()}
     return [name for name, kinds in NORMS.items() if found & set(kinds)]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What an adapter equals with its update disabled."""
+
+    name: str
+    """Another adapter, of the registry."""
+    disabled: Mapping[str, Any]
+    """The adapter's own hyper-parameters that disable its update."""
+    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Those of the other adapter."""
+
+    def build(self, algorithm: Algorithm) -> Adapter:
+        """The other adapter."""
+        return build_adapter(self.name, algorithm, hparams=dict(self.hparams))
 
 
 class Adapter(nn.Module):
@@ -100,6 +116,8 @@ class Adapter(nn.Module):
     """What `step` and `predict` return of a classification; regressed values are in original units."""
     answers: ClassVar[Literal["before", "after"]] = "before"
     """Whether the answer to a batch is made before that batch's update, or after it."""
+    baseline: ClassVar[Baseline | None] = None
+    """What it equals with its update disabled, if that is another adapter."""
 
     def __init__(self, algorithm: Algorithm, hp: Any, source: Source | None, seed: int):
         super().__init__()

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dgbench import algorithm_contract, card_contract, dataset_contract, plugins, training_contract
+from dgbench import adapter_contract, algorithm_contract, card_contract, dataset_contract, plugins, training_contract
+from dgbench.adapter import Adapter
 from dgbench.algorithm import Algorithm
 from dgbench.dataset import MultiDomainDataset
 from dgbench.finding import Finding, examine
-from dgbench.registry import Registry, algorithms, datasets
+from dgbench.registry import Registry, adapters, algorithms, datasets
 from dgbench.workbench import Workbench
 
-__all__ = ["ALGORITHM_CLAUSES", "DATASET_CLAUSES", "Finding", "check_algorithm", "check_dataset", "check_file"]
+__all__ = [
+    "ADAPTER_CLAUSES",
+    "ALGORITHM_CLAUSES",
+    "DATASET_CLAUSES",
+    "Finding",
+    "check_adapter",
+    "check_algorithm",
+    "check_dataset",
+    "check_file",
+]
 
 ALGORITHM_CLAUSES = (*algorithm_contract.CLAUSES, *training_contract.CLAUSES)
 DATASET_CLAUSES = (*card_contract.CLAUSES, *dataset_contract.CLAUSES)
+ADAPTER_CLAUSES = tuple(adapter_contract.CLAUSES)
 
-BASES = {algorithms: Algorithm, datasets: MultiDomainDataset}
+BASES = {algorithms: Algorithm, datasets: MultiDomainDataset, adapters: Adapter}
 
 
 def check_algorithm(component: str | type[Algorithm], *, draws: int = 5) -> list[Finding]:
@@ -38,6 +50,22 @@ def check_algorithm(component: str | type[Algorithm], *, draws: int = 5) -> list
     with tempfile.TemporaryDirectory() as folder:
         bench = Workbench(cls, Path(folder))
         return examine(ALGORITHM_CLAUSES, algorithm_contract.Subject(cls, bench, draws))
+
+
+def check_adapter(component: str | type[Adapter], *, draws: int = 2) -> list[Finding]:
+    """Examine a test-time adapter by every clause of `ADAPTER_CLAUSES`.
+
+    Args:
+        component: a name of the registry, or a class.
+        draws: how many random draws of hyper-parameters adapt.
+
+    Raises:
+        UnknownName: no such adapter.
+        TypeError: the class is no Adapter.
+    """
+    cls = _component(component, adapters)
+    with tempfile.TemporaryDirectory() as folder:
+        return examine(ADAPTER_CLAUSES, adapter_contract.Subject(cls, Path(folder), draws))
 
 
 def check_dataset(
@@ -83,8 +111,12 @@ def check_file(
     if not path.is_file() or path.suffix != ".py":
         raise FileNotFoundError(f"{path} is no Python file. Name the file that holds your component.")
     name, registry, cls = _found(path)
-    findings = check_algorithm(cls) if registry is algorithms else check_dataset(cls, data_dir, **options)
-    return [(registry.kind, name, findings)]
+    checks: dict[Any, Any] = {
+        algorithms: check_algorithm,
+        adapters: check_adapter,
+        datasets: partial(check_dataset, data_dir=data_dir, **options),
+    }
+    return [(registry.kind, name, checks[registry](cls))]
 
 
 def _found(path: Path) -> tuple[str, Registry, Any]:

@@ -74,6 +74,7 @@ class Workbench:
         hp: Any = None,
         num_steps: int | None = None,
         network: str = "small_cnn",
+        norm: str | None = None,
         seed: int = 0,
         pretrained: bool | None = None,
     ) -> Algorithm:
@@ -85,19 +86,21 @@ class Workbench:
             hp: hyper-parameters, without weight decay of its own; None: the defaults.
             num_steps: length of the run, None: unknown.
             network: a key of `NETWORKS`.
+            norm: its normalisation, if another one.
             seed: of the initial weights.
             pretrained: None: if the method needs it.
         """
         seed_everything("init", seed)
         task = _task(kind or self.kinds[0])
+        options = {**NETWORKS[network], **({} if norm is None else {"norm": norm})}
         weights = None
         if self.cls.needs.pretrained if pretrained is None else pretrained:
             weights = self.folder / f"{network}.pt"
-            torch.save(build_network(network, INPUT_SHAPE, 2, **NETWORKS[network]).state_dict(), weights)
+            torch.save(build_network(network, INPUT_SHAPE, 2, **options).state_dict(), weights)
         return build_algorithm(
             self.cls,
             task=task,
-            network=build_network(network, INPUT_SHAPE, task.num_outputs, weights=weights, **NETWORKS[network]),
+            network=build_network(network, INPUT_SHAPE, task.num_outputs, weights=weights, **options),
             num_domains=self.num_domains if num_domains is None else num_domains,
             hparams=without_weight_decay(self.cls.HParams() if hp is None else hp),
             optim=Optim(weight_decay=0.0, batch_size=BATCH_SIZE, num_steps=num_steps),

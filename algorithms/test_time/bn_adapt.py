@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor
 
-from dgbench.adapter import Adapter, Needs, Source
+from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, hparam
 
 from ._norms import replace_batch_norms
@@ -39,6 +39,7 @@ class BNAdapt(Adapter):
 
     HParams = HParams
     needs = Needs(tasks=("classification", "regression"), norms=("batch",))
+    baseline = Baseline("source", {"prior": 1e12})
 
     def prepare(self, source: Source | None) -> None:
         replace_batch_norms(self.algorithm, partial(source_share, self.hp.prior))

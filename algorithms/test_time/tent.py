@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.adapter import Adapter, Needs, Source
+from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, hparam
 
 from ._norms import affine_parameters, batch_statistics, entropy, replace_batch_norms
@@ -33,6 +33,7 @@ class Tent(Adapter):
 
     HParams = HParams
     needs = Needs(norms=("batch", "group", "layer", "instance_aware"))
+    baseline = Baseline("bn_adapt", {"lr": 0.0})
 
     def prepare(self, source: Source | None) -> None:
         replace_batch_norms(self.algorithm, batch_statistics)
