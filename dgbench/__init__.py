@@ -21,6 +21,7 @@ _PUBLIC = {
     "predict": "dgbench.prediction",
     "table": "dgbench.leaderboard.tables",
     "compare": "dgbench.leaderboard.statistics",
+    "adapt": "dgbench.adapt_sweep",
     "build_algorithm": "dgbench.algorithm",
     "build_adapter": "dgbench.adapter",
     "check_adapter": "dgbench.check",

@@ -15,11 +15,11 @@ from dgbench.sweeper import Report, run_sweep
 LIST_KEYS = ("test_domains", "train_domains", "val_domains", "criteria", "plugins", "devices")
 
 
-def _overrides(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:
+def overrides_of(keys: Mapping[str, Any], *, sweep: bool) -> Iterator[str]:
     """Python keys as overrides: nested mappings become dotted keys, and in a sweep a list means several values."""
     for key, value in keys.items():
         if isinstance(value, Mapping):
-            yield from _overrides({f"{key}.{inner}": item for inner, item in value.items()}, sweep=sweep)
+            yield from overrides_of({f"{key}.{inner}": item for inner, item in value.items()}, sweep=sweep)
             continue
         value = _named(key, value)
         is_list = isinstance(value, list | tuple | range)
@@ -50,7 +50,7 @@ def train(**keys: Any) -> Outcome:
     Returns:
         An `Outcome`; its `folder` holds the record.
     """
-    run = resolve(compose(list(_overrides(keys, sweep=False))))
+    run = resolve(compose(list(overrides_of(keys, sweep=False))))
     with devices.taken(run.keys.devices, run.keys.runs_per_device):
         return execute(run)
 
@@ -61,4 +61,4 @@ def sweep(**keys: Any) -> Report:
     Args:
         keys: e.g. `algorithm=["erm", "vrex"], dataset="digits_rot", test_domains="each", trial_seed=range(3)`.
     """
-    return run_sweep(list(_overrides(keys, sweep=True)))
+    return run_sweep(list(overrides_of(keys, sweep=True)))

@@ -125,10 +125,25 @@ def experiment_(
     raise typer.Exit(experiment.run(name, keys or (), only_plan=only_plan))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def adapt(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of configs/adapt.yaml.")
+    ] = None,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Several values per key.")] = False,
+) -> None:
+    """Adapt trained runs to streams of their test domains: runs=FOLDER adapter=NAME stream=NAME."""
+    from dgbench import adapt_sweep
+
+    report = adapt_sweep.run(overrides or (), multirun=multirun)
+    raise typer.Exit(show_report(report))
+
+
 @app.command("list")
 def list_(
     shelf: Annotated[
-        str | None, typer.Argument(help="algorithms, datasets, experiments or protocols; without it, the shelves")
+        str | None,
+        typer.Argument(help="algorithms, datasets, adapters, experiments or protocols; without it, the shelves"),
     ] = None,
 ) -> None:
     """List what is on a shelf, one line each."""
@@ -137,7 +152,7 @@ def list_(
 
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(help="algorithm, dataset, experiment or protocol")],
+    kind: Annotated[str, typer.Argument(help="algorithm, dataset, adapter, experiment or protocol")],
     name: Annotated[str, typer.Argument(help="a name that `dgbench list` prints")],
 ) -> None:
     """Show what a component is, its options, and where its file lies."""
@@ -152,7 +167,8 @@ def show(
         return
     from dgbench import sheet
 
-    for part in {"algorithm": sheet.algorithm, "dataset": sheet.dataset, "protocol": sheet.protocol}[kind](name):
+    sheets = {"algorithm": sheet.algorithm, "dataset": sheet.dataset, "adapter": sheet.adapter}
+    for part in {**sheets, "protocol": sheet.protocol}[kind](name):
         out.print(part, width=min(out.width, PAGE_WIDTH), highlight=False)
 
 
@@ -194,8 +210,14 @@ def table(
     ] = None,
 ) -> None:
     """Select models and rank the methods."""
+    from dgbench import record
     from dgbench.leaderboard.tables import table as make_table
 
+    if record.kinds(runs) == {"adapt"}:
+        from dgbench.leaderboard.adaptation import adaptations
+
+        out.print(adaptations(runs, metric))
+        return
     made = make_table(runs, criterion=criterion, metric=metric, format=format, protocol=protocol)
     if isinstance(made, str):
         sys.stdout.write(made if made.endswith("\n") else made + "\n")

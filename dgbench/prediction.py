@@ -59,12 +59,12 @@ def predict(
     wanted, options = _read(keys)
     algorithm = load(run, step)
     said = RunFolder(run).read() or {}
-    data, is_own = _open(run, said, wanted.get("dataset"), options, data_dir)
+    data, is_own = open_data(run, said, wanted.get("dataset"), options, data_dir)
     _check_fit(run, said, data)
     names = data.domain_names if not is_own else said["identity"]["domains"]["test"]
     if (asked := wanted.get("domain")) not in (None, [], ()):
         names = named_domains(asked if isinstance(asked, list | tuple) else [asked], data.domain_names, "domain")
-    splits = [part for name in names for part in (_splits(said, data, name) if is_own else [_whole(data, name)])]
+    splits = [part for name in names for part in (splits_of(said, data, name) if is_own else [_whole(data, name)])]
     return pl.concat(list(_answers(said, algorithm, splits)))
 
 
@@ -121,7 +121,7 @@ def _read(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return wanted, options
 
 
-def _open(
+def open_data(
     run: str | Path, said: Mapping[str, Any], name: str | None, options: Mapping[str, Any], data_dir: str | Path | None
 ) -> tuple[MultiDomainDataset, bool]:
     """The data, and whether they are the run's own."""
@@ -192,7 +192,7 @@ def _whole(data: MultiDomainDataset, name: str) -> Part:
     return None, Split(domain, torch.arange(len(domain)))
 
 
-def _splits(said: Mapping[str, Any], data: MultiDomainDataset, name: str) -> list[Part]:
+def splits_of(said: Mapping[str, Any], data: MultiDomainDataset, name: str) -> list[Part]:
     """The examples of a domain as the run split them, or would have split them had the domain taken part."""
     identity, (_, whole) = said["identity"], _whole(data, name)
     protocol, trial_seed = identity["protocol"], identity["trial_seed"]
@@ -216,7 +216,7 @@ def _answers(said: Mapping[str, Any], algorithm: Algorithm, parts: Sequence[Part
     batch_size = evaluation_batch_size(algorithm, device)
     precision = AUTOCAST.get(said["identity"]["trainer"]["precision"])
     autocast = torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
-    with evaluation_mode(algorithm), autocast, _threads(configured["threads"]):
+    with evaluation_mode(algorithm), autocast, threads(configured["threads"]):
         for split, part in parts:
             start = 0
             for x, y in evaluation_batches(part, batch_size, configured["workers"], device):
@@ -257,7 +257,8 @@ def _series(values: Tensor, is_single: bool = False) -> pl.Series:
 
 
 @contextlib.contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
+    """Inside, torch computes with so many threads; None: with as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -228,8 +228,13 @@ def _long(keys: Sequence[str], lines: Sequence[tuple[int, Mapping[str, Any]]]) -
     }
 
 
+def kinds(paths: str | Path | Sequence[str | Path]) -> set[str]:
+    """What lies in some folders: `train`, runs, and `adapt`, adaptations of such."""
+    return {said.get("kind", "train") for folder in find(paths) if (said := folder.read()) is not None}
+
+
 def runs(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
-    """One row per run: what identifies it, its status and cost.
+    """One row per trained run: what identifies it, its status and cost.
 
     A run that lies in two of the folders counts once, by a copy that is finished if there is one.
     """
@@ -238,7 +243,7 @@ def runs(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
     rows: dict[str, dict[str, Any]] = {}
     for folder in find(paths):
         said = folder.read()
-        if said is None:
+        if said is None or said.get("kind", "train") != "train":
             continue
         if said["schema"] != SCHEMA:
             raise ValueError(

@@ -158,8 +158,8 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
         seconds=evaluation.seconds,
         steps_done=algorithm.step,
         evaluated=sorted("/".join(pair) for pair in wanted),
-        peak_memory=_peak_memory(device),
-        hardware={**_hardware(), "device": _device_name(device)},
+        peak_memory=peak_memory(device),
+        hardware={**_hardware(), "device": device_name(device)},
     )
     if evaluation.diverged:
         return "diverged", f"The loss was NaN or infinite by step {algorithm.step - 1}."
@@ -224,11 +224,12 @@ def _hardware() -> dict[str, Any]:
     return {"machine": platform.machine(), "system": platform.system(), "threads": torch.get_num_threads()}
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What a device is called."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: of the device, or of the process for the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -21,7 +21,7 @@ from dgbench.algorithm import Needs
 from dgbench.dataset import Card
 from dgbench.hparams import HParam
 from dgbench.protocol import Protocol
-from dgbench.registry import algorithms, datasets
+from dgbench.registry import adapters, algorithms, datasets
 from dgbench.shelves import configs
 
 # How a need reads after "Needs"; one that is not listed here reads as its name.
@@ -34,6 +34,12 @@ NEEDS: Mapping[str, Callable[[Any], str]] = {
     "metadata": lambda _: "metadata of the domains",
     "single_process": lambda _: "a single device",
     "evaluation": lambda _: "evaluations during training, on which its update depends",
+    "source": lambda _: "the source data, before the stream",
+    "composite": lambda _: "a model whose predictions are made from features",
+    "norms": lambda norms: f"a network with {' or '.join(norms)} normalisation",
+    "method": lambda name: f"a model trained by {name}",
+    "images": lambda _: "images as inputs",
+    "batch_size": lambda n: f"batches of at least {n} examples",
     "joint_prediction": lambda n: f"{n} examples of one domain per prediction",
 }
 # Headings of a dataset's docstring whose content the card does not hold.
@@ -77,6 +83,35 @@ def algorithm(name: str) -> Iterator[RenderableType]:
         yield _heading("Drawn otherwise than for other methods")
         every = hparams.facts(hparams.Optim, cls.optim_fields)
         yield _hparam_table({f"optim.{field}": every[field] for field in cls.optim_fields})
+
+
+def adapter(name: str) -> Iterator[RenderableType]:
+    """The sheet of a test-time adapter.
+
+    Args:
+        name: of the registry.
+
+    Raises:
+        UnknownName: no such adapter.
+        ComponentError: its file cannot be used.
+    """
+    cls = adapters[name]
+    yield _title(name, f"{cls.__name__}, test-time adapter, version {cls.version}", adapters.place(name).path)
+    yield Text()
+    yield from _paragraphs(sys.modules[cls.__module__].__doc__)
+    yield _heading("What it does")
+    yield from _paragraphs(cls.__doc__)
+    yield Text(f"Answers a batch {cls.answers} it learns from it, by {cls.output}.")
+    if cls.baseline is not None:
+        disabled = ", ".join(f"{key}={_value(value)}" for key, value in cls.baseline.disabled.items())
+        yield Text(f"With {disabled} it is {cls.baseline.name}.")
+    yield _heading("Needs")
+    yield Text(f"{_in_words(cls.needs)}.")
+    own = hparams.facts(cls.HParams)
+    yield _heading("Hyper-parameters" if own else "No hyper-parameters")
+    if own:
+        yield _hparam_table(own)
+        yield Text(f"Set one with adapter.{next(iter(own))}=VALUE.", style="dim")
 
 
 def dataset(name: str) -> Iterator[RenderableType]:

@@ -1,0 +1,271 @@
+"""One adaptation: a trained run, an adapter and a stream in, rows out."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dgbench
+from dgbench import record
+from dgbench.adaptation import Adaptation
+from dgbench.adapter import Adapter, build_adapter
+from dgbench.batch import Batch
+from dgbench.dataset import MultiDomainDataset
+from dgbench.loader import Split, evaluation_batches
+from dgbench.prediction import open_data, splits_of, threads
+from dgbench.record import Interrupted
+from dgbench.registry import adapters
+from dgbench.runner import MAX_FAILURES, Outcome, device_name, interruptible, peak_memory
+from dgbench.selection import REPORTED, VALIDATION
+from dgbench.stream import Visit, make_stream
+from dgbench.task import Task
+from dgbench.trained import load
+from dgbench.writing import CannotWrite
+
+# Examples per batch of the source data, for adapters that read them, and for what is measured on them afterwards.
+SOURCE_BATCH = 128
+
+
+def execute(adaptation: Adaptation, progress: Callable[[int, int], None] | None = None) -> Outcome:
+    """Adapt, measure and record; skip what is complete.
+
+    Errors of the adapter or the data end as status `failed` with their reason.
+
+    Args:
+        adaptation: what to do.
+        progress: told how many batches are done, and of how many.
+
+    Raises:
+        RunIsLocked: another process is writing this adaptation.
+        CannotWrite: the folder cannot be written.
+        Interrupted: SIGINT or SIGTERM; the same command begins it anew.
+    """
+    folder = adaptation.folder
+    folder.create()
+    with folder.lock.held(), interruptible():
+        if is_done(adaptation):
+            said = folder.read() or {}
+            return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
+        started = time.perf_counter()
+        failures = 0 if adaptation.keys.overwrite else (folder.read() or {}).get("failures", 0)
+        folder.begin(**_header(adaptation), status="running", failures=failures)
+        folder.lines_file.unlink(missing_ok=True)
+        try:
+            facts = _adapt(adaptation, progress)
+        except Interrupted:
+            folder.write(status="interrupted")
+            raise
+        except CannotWrite:
+            raise
+        except Exception as error:
+            logging.getLogger("dgbench").debug("%s failed", adaptation.label, exc_info=True)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            folder.write(status="failed", reason=reason, failures=failures + 1)
+            return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        folder.write(status="complete", reason=None, finished=time.time(), seconds=seconds, **facts)
+        return Outcome(folder.path, "complete", None, seconds)
+
+
+def is_done(adaptation: Adaptation) -> bool:
+    """Whether there is nothing left to do: complete, or failed twice."""
+    said = None if adaptation.keys.overwrite else adaptation.folder.read()
+    if said is None:
+        return False
+    if said["status"] == "failed":
+        return said["failures"] >= MAX_FAILURES and not adaptation.keys.retry
+    return said["status"] == "complete"
+
+
+@dataclass
+class _Tally:
+    """The answers of one domain in one round."""
+
+    outputs: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    """Examples of every batch."""
+    seconds: list[float] = field(default_factory=list)
+    first: int = 0
+    """Position of its first batch in the stream."""
+
+
+def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    keys, folder = adaptation.keys, adaptation.folder
+    algorithm = load(adaptation.trained.path, keys.step)
+    data, _ = open_data(adaptation.trained.path, adaptation.said, None, {}, keys.data_dir)
+    on_gpu = keys.accelerator == "gpu" or (keys.accelerator == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if on_gpu else "cpu")
+    algorithm.to(device)
+    domains = adaptation.said["identity"]["domains"]
+    needs_source = adapters[adaptation.adapter].needs.source
+    source = _Source(adaptation.said, data, domains["train"], device) if needs_source else None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with threads(keys.threads):
+        adapter = build_adapter(adaptation.adapter, algorithm, hparams=adaptation.hp, source=source, seed=keys.seed)
+        tallies = _follow(adaptation, adapter, _reported(adaptation, data), device, progress)
+        for index, ((domain, round_), tally) in enumerate(tallies.items()):
+            folder.append(_line(index, domain, round_, tally, adapter))
+        if keys.source_after:
+            folder.append(_after(len(tallies), adapter, _held_out(adaptation.said, data, domains["train"]), device))
+    names = adapter.adapted_parameters()
+    sizes = {name: p.numel() for name, p in adapter.algorithm.named_parameters()}
+    every = [value for tally in tallies.values() for value in tally.seconds]
+    return {
+        "adapted_parameters": {"tensors": len(names), "values": sum(sizes[name] for name in names)},
+        "seconds_per_batch": sum(every) / max(1, len(every)),
+        "answers": adapter.answers,
+        "peak_memory": peak_memory(device),
+        "hardware": {"machine": platform.machine(), "device": device_name(device)},
+    }
+
+
+def _follow(
+    adaptation: Adaptation,
+    adapter: Adapter,
+    splits: Mapping[str, Split],
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> dict[tuple[str, int], _Tally]:
+    keys = adaptation.keys
+    stream = make_stream(adaptation.stream, adaptation.options, splits, keys.seed, keys.batch_size)
+    tallies: dict[tuple[str, int], _Tally] = {}
+    for position, (visit, x, y, _) in enumerate(stream):
+        if visit.resets:
+            adapter.reset()
+        started = time.perf_counter()
+        outputs = adapter.step(x.to(device)).cpu()  # waits for the device
+        spent = time.perf_counter() - started
+        tally = tallies.setdefault((_name(visit), visit.round), _Tally(first=position))
+        tally.outputs.append(outputs)
+        tally.targets.append(y.cpu())
+        tally.batches.append(len(y))
+        tally.seconds.append(spent)
+        if progress is not None:
+            progress(position + 1, len(stream))
+    return tallies
+
+
+def _name(visit: Visit) -> str:
+    """What rows call a domain, corrupted or not."""
+    if visit.corruption is None:
+        return visit.domain
+    family, severity = visit.corruption
+    return f"{visit.domain}_{family}_{severity}"
+
+
+def _line(index: int, domain: str, round_: int, tally: _Tally, adapter: Adapter) -> dict[str, Any]:
+    outputs, y = torch.cat(tally.outputs), torch.cat(tally.targets)
+    metrics = measured(adapter.task, adapter.output, outputs, y)
+    curve: dict[str, Any] = {"n": tally.batches, "seconds": [round(value, 6) for value in tally.seconds]}
+    if adapter.task.is_classification:
+        hits = scores_of(adapter.task, adapter.output, outputs).argmax(1) == y
+        curve["correct"] = [int(part.sum()) for part in hits.split(tally.batches)]
+    return {
+        "step": index,
+        "weights": "adapted",
+        "phase": "stream",
+        "round": round_,
+        "position": tally.first,
+        "values": {f"stream/{domain}/{name}": value for name, value in metrics.items()},
+        "n": {f"stream/{domain}": len(y)},
+        "curve": curve,
+    }
+
+
+def _after(index: int, adapter: Adapter, splits: Mapping[tuple[str, str], Split], device: torch.device) -> dict:
+    """What the adapted model knows of the training domains, asked without adapting to them."""
+    values: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for (split, domain), part in splits.items():
+        answers = [
+            (adapter.predict(x).cpu(), y.cpu()) for x, y in evaluation_batches(part, SOURCE_BATCH, device=device)
+        ]
+        outputs, y = (torch.cat(tensors) for tensors in zip(*answers, strict=True))
+        metrics = measured(adapter.task, adapter.output, outputs, y)
+        values |= {f"{split}/{domain}/{name}": value for name, value in metrics.items()}
+        sizes[f"{split}/{domain}"] = len(y)
+    where = {"phase": "source_after", "round": 0, "position": 0}
+    return {"step": index, "weights": "adapted", **where, "values": values, "n": sizes}
+
+
+def scores_of(task: Task, output: str, outputs: Tensor) -> Tensor:
+    """What an adapter answered as logits (N, C), or as values.
+
+    Args:
+        task: what is predicted.
+        output: as the adapter says, logits or probabilities.
+        outputs: (N, C), two classes also where the task has a single logit.
+    """
+    return outputs.clamp_min(1e-12).log() if task.is_classification and output == "probabilities" else outputs
+
+
+def measured(task: Task, output: str, outputs: Tensor, y: Tensor) -> dict[str, float]:
+    """The task's metrics of what an adapter answered; arguments as of `scores_of`, and targets (N,) or (N, C)."""
+    scores = scores_of(task, output, outputs)
+    # A task with a single logit is measured on it.
+    return task.metrics(scores[:, 1:] - scores[:, :1] if task.single_logit else scores, y)
+
+
+class _Source:
+    """The training domains' in-splits, in order and un-augmented, in batches of a single row."""
+
+    def __init__(self, said: Mapping[str, Any], data: MultiDomainDataset, names: list[str], device: torch.device):
+        self.device = device
+        self.parts = [part for name in names for split, part in splits_of(said, data, name) if split == "in"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index, part in enumerate(self.parts):
+            for x, y in evaluation_batches(part, SOURCE_BATCH, device=self.device):
+                domain = torch.full((1, len(y)), index, device=self.device)
+                yield Batch(x.unsqueeze(0), y.unsqueeze(0), domain)
+
+
+def _reported(adaptation: Adaptation, data: MultiDomainDataset) -> dict[str, Split]:
+    """Of every test domain the split that tables report, cut to `examples` of them, the same for all adapters."""
+    splits = {}
+    for name in adaptation.said["identity"]["domains"]["test"]:
+        parts = dict(splits_of(adaptation.said, data, name))
+        split = next(split for _, split in REPORTED if split in parts)
+        part, most = parts[split], adaptation.keys.examples
+        if most is not None and most < len(part):
+            generator = torch.Generator().manual_seed(adaptation.keys.seed)
+            chosen = torch.randperm(len(part), generator=generator)[:most].sort().values
+            part = Split(part.domain, part.indices[chosen])
+        splits[name] = part
+    return splits
+
+
+def _held_out(said: Mapping[str, Any], data: MultiDomainDataset, names: list[str]) -> dict[tuple[str, str], Split]:
+    wanted = [split for role, split in VALIDATION if role == "train"]
+    found: dict[tuple[str, str], Split] = {}
+    for name in names:
+        parts = {split: part for split, part in splits_of(said, data, name) if split in wanted}
+        found |= {(split, name): part for split, part in list(parts.items())[:1] if split is not None}
+    return found
+
+
+def _header(adaptation: Adaptation) -> dict[str, Any]:
+    return {
+        "schema": record.SCHEMA,
+        "kind": "adapt",
+        "run_id": adaptation.run_id,
+        "label": adaptation.label,
+        "identity": adaptation.identity,
+        "config": adaptation.config,
+        "columns": adaptation.columns,
+        "group": adaptation.keys.group,
+        "package_version": dgbench.__version__,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "command": sys.argv,
+        "created": time.time(),
+    }

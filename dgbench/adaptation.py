@@ -1,0 +1,233 @@
+"""One adaptation, resolved: a trained run, an adapter and a stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dgbench import composition, hparams, plugins, record
+from dgbench.expansion import choices
+from dgbench.keys import typed
+from dgbench.registry import UnknownName, adapters
+from dgbench.stream import STREAMS
+
+ACCELERATORS = ("auto", "cpu", "gpu")
+
+
+@dataclass(kw_only=True)
+class AdaptKeys:
+    """The keys of an adaptation outside the groups; `configs/adapt.yaml` says what each means."""
+
+    runs: str | list[str]
+    step: int | None
+    batch_size: int
+    examples: int | None
+    seed: int
+    hparams_seed: int
+    source_after: bool
+    data_dir: str | None
+    runs_dir: str
+    plugins: list[str]
+    group: str | None
+    overwrite: bool
+    retry: bool
+    accelerator: str
+    workers: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("examples", 1), ("seed", 0), ("hparams_seed", 0), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value}, expected {least} or more.")
+        if self.accelerator not in ACCELERATORS:
+            raise UnknownName("value of accelerator", self.accelerator, ACCELERATORS)
+
+
+@dataclass(kw_only=True)
+class Adaptation:
+    """What is adapted, by what, on which stream."""
+
+    trained: record.RunFolder
+    said: Mapping[str, Any] = field(repr=False)
+    """The run.json of the trained run."""
+    adapter: str
+    version: int
+    hp: Any
+    stream: str
+    options: Any
+    """Of the stream."""
+    keys: AdaptKeys
+    config: dict[str, Any] = field(repr=False)
+    """The composed configuration this was resolved from."""
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers."""
+        keys = self.keys
+        return {
+            "schema": record.SCHEMA,
+            "kind": "adapt",
+            "source": self.said["run_id"],
+            "step": keys.step,
+            "adapter": {"name": self.adapter, "version": self.version, "hparams": dataclasses.asdict(self.hp)},
+            "stream": {"name": self.stream, "options": dataclasses.asdict(self.options)},
+            **{name: getattr(keys, name) for name in ("batch_size", "examples", "seed", "source_after")},
+        }
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The name of the folder of its results."""
+        return record.identity_hash(self.identity)
+
+    @property
+    def folder(self) -> record.RunFolder:
+        """Where its results are, or will be."""
+        return record.RunFolder(Path(self.keys.runs_dir).expanduser() / self.run_id)
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.adapter} on {self.stream}, {self.said['label']}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What tables group by."""
+        kept = (
+            "dataset",
+            "data",
+            "dataset_domains",
+            "train_domains",
+            "test_domains",
+            "score",
+            "network",
+            "algorithm",
+            "averaging",
+        )
+        source = {name: self.said["columns"][name] for name in (*kept, "label", "trial_seed", "data_seed")}
+        return {
+            **source,
+            "source": self.said["run_id"],
+            "adapter": self.adapter,
+            "adapter_hparams": record.identity_hash(self.identity["adapter"]),
+            "hparams_seed": self.keys.hparams_seed,
+            "stream": self.stream,
+            "stream_key": record.identity_hash(self.identity["stream"]),
+            **{name: getattr(self.keys, name) for name in ("batch_size", "examples", "seed")},
+        }
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The whole configuration that some overrides ask for, as plain Python.
+
+    Raises:
+        UnknownName: an adapter, a stream or a key that does not exist.
+        ValueError: anything else that Hydra refuses.
+    """
+    parsed = composition.parse(overrides)
+    named = {override.get_key_element(): override.value() for override in parsed}
+    chosen = {"adapter": str(named.get("adapter", "source")), "stream": str(named.get("stream", "online"))}
+    adapters.place(chosen["adapter"])
+    if chosen["stream"] not in STREAMS:
+        raise UnknownName("stream", chosen["stream"], STREAMS)
+    store = ConfigStore.instance()
+    fields = {"adapter": adapters[chosen["adapter"]].HParams, "stream": STREAMS[chosen["stream"]].Options}
+    for group, name in chosen.items():
+        node = {"name": name, **{f.name: None for f in dataclasses.fields(fields[group])}}
+        store.store(group=group, name=name, node=node, provider="dgbench")
+    lines = [override.input_line or "" for override in parsed]
+    try:
+        with initialize_config_module(version_base=None, config_module="dgbench.configs"):
+            container = OmegaConf.to_container(hydra_compose(config_name="adapt", overrides=lines), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        known = [f.name for f in dataclasses.fields(AdaptKeys)]
+        known += [f"{group}.{f.name}" for group, cls in fields.items() for f in dataclasses.fields(cls)]
+        for key in named:
+            if key not in (*known, "adapter", "stream"):
+                node = key.rpartition(".")[0]
+                siblings = [name for name in known if node and name.startswith(f"{node}.")]
+                raise UnknownName(
+                    f"key of adapter={chosen['adapter']} stream={chosen['stream']}", key, siblings or known
+                ) from error
+        raise ValueError(" ".join(str(error).split())) from error
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def resolve(config: Mapping[str, Any], trained: record.RunFolder) -> Adaptation:
+    """An adaptation of one trained run.
+
+    Raises:
+        UnknownName: a name that does not exist.
+        ValueError: a value that does not fit.
+    """
+    nodes = {name: dict(config[name]) for name in ("adapter", "stream")}
+    keys = typed(AdaptKeys, {key: value for key, value in config.items() if key not in nodes}, "")
+    plugins.add(keys.plugins)
+    adapter, stream = nodes["adapter"].pop("name"), nodes["stream"].pop("name")
+    said = trained.read()
+    assert said is not None
+    cls = adapters[adapter]
+    hp = hparams.draw(cls.HParams, keys.hparams_seed, 0, regime="small")
+    return Adaptation(
+        trained=trained,
+        said=said,
+        adapter=adapter,
+        version=cls.version,
+        hp=_explicit(type(hp), dataclasses.asdict(hp), nodes["adapter"], "adapter."),
+        stream=stream,
+        options=_explicit(STREAMS[stream].Options, {}, nodes["stream"], "stream."),
+        keys=keys,
+        config={**config, "plugins": plugins.in_effect()},
+    )
+
+
+def expand(arguments: Sequence[str]) -> list[Adaptation]:
+    """The adaptations that some overrides ask for, each once: of every run in the folders that `runs` names.
+
+    Raises:
+        UnknownName: a name or key that does not exist.
+        ValueError: an override that cannot be read, or runs that cannot be adapted.
+        FileNotFoundError: there is no run.
+    """
+    overrides = [o for o in composition.parse(arguments) if not o.is_hydra_override()]
+    made: dict[str, Adaptation] = {}
+    for chosen in itertools.product(*map(choices, overrides)):
+        config = compose([f"{key}={text}" for key, text, _ in chosen])
+        for trained in trained_runs(config["runs"]):
+            adaptation = resolve(config, trained)
+            made.setdefault(adaptation.run_id, adaptation)
+    return list(made.values())
+
+
+def trained_runs(paths: str | Sequence[str]) -> list[record.RunFolder]:
+    """The complete trained runs in some folders.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    given = [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
+    found = [folder for folder in record.find(given) if (folder.read() or {}).get("kind") == "train"]
+    complete = [folder for folder in found if folder.status() == "complete"]
+    if not complete:
+        raise FileNotFoundError(
+            f"runs={','.join(map(str, given))} holds {len(found)} trained runs, none of them complete. "
+            "Train some first, with checkpoints=selected, and name their folder."
+        )
+    return complete
+
+
+def _explicit(cls: type, usual: Mapping[str, Any], written: Mapping[str, Any], where: str) -> Any:
+    return typed(cls, {**usual, **{name: value for name, value in written.items() if value is not None}}, where)
