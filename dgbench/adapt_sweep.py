@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ from rich.console import Console
 from dgbench import adapt_runner
 from dgbench.adaptation import Adaptation, expand
 from dgbench.lock import RunIsLocked
+from dgbench.registry import adapters
 from dgbench.sweeper import Report, progress_bars
+from dgbench.trained import load
 
 
 def run(arguments: Sequence[str], *, multirun: bool = True, console: Console | None = None) -> Report:
@@ -33,13 +37,33 @@ def run(arguments: Sequence[str], *, multirun: bool = True, console: Console | N
     every = expand(arguments)
     if not multirun and len({(a.adapter, a.stream, a.keys.seed) for a in every}) > 1:
         raise ValueError("Several values of one key ask for several adaptations of each run. Add -m.")
+    every, refused = _possible(every)
     todo = [adaptation for adaptation in every if not adapt_runner.is_done(adaptation)]
     if not todo:
         console.print(f"Nothing to do: {len(every)} of {len(every)} adaptations are done.")
     else:
         console.print(f"{len(todo)} of {len(every)} adaptations to do.")
         _run(todo, console)
-    return _report(every, time.perf_counter() - started)
+    return dataclasses.replace(_report(every, time.perf_counter() - started), refused=refused)
+
+
+def _possible(every: Sequence[Adaptation]) -> tuple[list[Adaptation], tuple[tuple[str, str], ...]]:
+    """The adaptations without those that are refused, if these are to be skipped, and why they are refused."""
+    loaded = functools.lru_cache(maxsize=None)(load)
+    kept: list[Adaptation] = []
+    reasons: dict[str, str] = {}
+    for adaptation in every:
+        reason = None
+        if adaptation.keys.skip_refused and not adapt_runner.is_done(adaptation):
+            # Whatever it reads of the source will be there.
+            algorithm, source = loaded(adaptation.trained.path, adaptation.keys.step), ()
+            reason = adapters[adaptation.adapter].needs.unmet(algorithm, source)
+        if reason is None:
+            kept.append(adaptation)
+        else:
+            columns = adaptation.columns
+            reasons[f"{adaptation.adapter} on {columns['dataset']}, {columns['network']}"] = reason
+    return kept, tuple(reasons.items())
 
 
 def _run(todo: Sequence[Adaptation], console: Console) -> None:

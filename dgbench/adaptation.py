@@ -43,6 +43,7 @@ class AdaptKeys:
     group: str | None
     overwrite: bool
     retry: bool
+    skip_refused: bool
     accelerator: str
     workers: int
     threads: int | None
@@ -156,8 +157,8 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         known += [f"{group}.{f.name}" for group, cls in fields.items() for f in dataclasses.fields(cls)]
         for key in named:
             if key not in (*known, "adapter", "stream"):
-                node = key.rpartition(".")[0]
-                siblings = [name for name in known if node and name.startswith(f"{node}.")]
+                place = key.rpartition(".")[0]
+                siblings = [name for name in known if place and name.startswith(f"{place}.")]
                 raise UnknownName(
                     f"key of adapter={chosen['adapter']} stream={chosen['stream']}", key, siblings or known
                 ) from error

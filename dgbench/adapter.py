@@ -72,8 +72,13 @@ class Needs:
 
 def norms_of(module: nn.Module) -> list[str]:
     """By what a network normalises, as in `NORMS`."""
-    found = {type(part) for part in module.modules()}
-    return [name for name, kinds in NORMS.items() if found & set(kinds)]
+    return [name for name in NORMS if any(is_norm(part, name) for part in module.modules())]
+
+
+def is_norm(module: nn.Module, name: str) -> bool:
+    """Whether a layer normalises as `name` says, a key of `NORMS`; instance-aware batch norm is no plain one."""
+    is_other = name == "batch" and isinstance(module, NORMS["instance_aware"])
+    return isinstance(module, NORMS[name]) and not is_other
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def check_file(
     """Examine the one public component that a file holds, on a shelf or anywhere: kind, name, findings.
 
     Args:
-        path: the file.
+        path: the file, or the name of a component.
         data_dir: as in `check_dataset`.
         options: as in `check_dataset`.
 
@@ -107,9 +107,12 @@ def check_file(
         FileNotFoundError: there is no such file.
         ComponentError: it cannot be imported, or holds no component or several.
     """
+    for registry in BASES:
+        if str(path) in registry:
+            path = registry.place(str(path)).path
     path = Path(path).expanduser().resolve()
     if not path.is_file() or path.suffix != ".py":
-        raise FileNotFoundError(f"{path} is no Python file. Name the file that holds your component.")
+        raise FileNotFoundError(f"{path} is no Python file. Name the file that holds your component, or a component.")
     name, registry, cls = _found(path)
     checks: dict[Any, Any] = {
         algorithms: check_algorithm,

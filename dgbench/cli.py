@@ -248,7 +248,9 @@ def predict(
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="a file that holds one algorithm or dataset")],
+    path: Annotated[
+        Path, typer.Argument(help="a file that holds one algorithm, dataset or adapter; or a component's name")
+    ],
     data_dir: Annotated[
         Path, typer.Option(envvar="DGBENCH_DATA", help="folder under which datasets keep their files")
     ] = Path("data"),

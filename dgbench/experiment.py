@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from dgbench.stages import Stage, TableOptions, find, load
 
 if TYPE_CHECKING:
     from dgbench.expansion import Job
+
+
+# Where adaptations go, beside the runs that they adapt.
+ADAPTED = "adapted"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ def plan(name: str, changes: Sequence[str] = ()) -> list[tuple[Stage, tuple[Swee
             _check_names(stage)
             base = [f"runs_dir={composition.literal(f'runs/experiments/{path.stem}')}", *(stage.train or ())]
             sweeps = tuple(map(_expanded, _overrides(stage, base, changes))) if stage.train is not None else ()
+            if stage.adapt is not None:
+                _check_adapt(stage.adapt)
             if stage.compare:
                 _check_baseline(stage.compare.baseline, [sweep for _, before in planned for sweep in before])
         except (UnknownName, ValueError, OSError) as error:
@@ -69,6 +76,14 @@ def _check_names(stage: Stage) -> None:
         raise UnknownName("format", stage.table.format, FORMATS)
     if stage.table and stage.table.protocol not in (None, *composition.presets()):
         raise UnknownName("protocol", stage.table.protocol or "", composition.presets())
+
+
+def _check_adapt(overrides: Sequence[str]) -> None:
+    """The names that an adaptation needs; its runs need not be there yet."""
+    from dgbench import adaptation
+
+    for chosen in itertools.product(*map(expansion.choices, composition.parse(overrides))):
+        adaptation.compose([f"{key}={text}" for key, text, _ in chosen])
 
 
 def _overrides(stage: Stage, base: Sequence[str], changes: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -134,7 +149,9 @@ def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> i
     code = 0
     for number, (stage, sweeps) in enumerate(stages, 1):
         console.out.print(f"\n{number}. {stage.kind}", style="bold", highlight=False)
-        if stage.train is None:
+        if stage.adapt is not None:
+            code = max(code, _adapt(stage.adapt, runs_dirs))
+        elif stage.train is None:
             _show(stage, runs_dirs)
         for sweep in sweeps:
             ended = _train(sweep)
@@ -155,6 +172,8 @@ def _in_words(stage: Stage, sweeps: Sequence[Sweep]) -> str:
     if options := stage.table or stage.compare:
         said = options.model_dump(exclude_unset=True)
         return f"{stage.kind}: {', '.join(f'{key} {value}' for key, value in said.items()) or 'as usual'}"
+    if stage.adapt is not None:
+        return f"adapt: {' '.join(stage.adapt)}"
     runs = [job.run for sweep in sweeps for job in sweep.jobs]
     methods = dict.fromkeys(run.keys.label or run.algorithm for run in runs)
     data = dict.fromkeys(run.dataset_name for run in runs)
@@ -163,17 +182,29 @@ def _in_words(stage: Stage, sweeps: Sequence[Sweep]) -> str:
 
 def _show(stage: Stage, runs_dirs: Sequence[str]) -> None:
     from dgbench.leaderboard import statistics, tables
+    from dgbench.leaderboard.adaptation import adaptations
 
     paths = [Path(runs_dir).expanduser() for runs_dir in runs_dirs]
     made: Any
-    if stage.compare:
+    if stage.table and stage.table.of == "adapt":
+        made = adaptations([path / ADAPTED for path in paths], stage.table.metric)
+    elif stage.compare:
         made = statistics.compare(paths, **stage.compare.model_dump())
     else:
-        made = tables.table(paths, **(stage.table or TableOptions()).model_dump())
+        made = tables.table(paths, **(stage.table or TableOptions()).model_dump(exclude={"of"}))
     if isinstance(made, str):
         sys.stdout.write(made if made.endswith("\n") else made + "\n")
     else:
         console.out.print(made)
+
+
+def _adapt(overrides: Sequence[str], runs_dirs: Sequence[str]) -> int:
+    """Adapt all runs so far; the exit code."""
+    from dgbench import adapt_sweep, cli
+
+    runs = ",".join(map(composition.literal, runs_dirs))
+    into = composition.literal(str(Path(runs_dirs[0]) / ADAPTED))
+    return cli.show_report(adapt_sweep.run([f"runs=[{runs}]", f"runs_dir={into}", *overrides]))
 
 
 def _train(sweep: Sweep) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import pydantic
 from omegaconf import OmegaConf
@@ -30,6 +30,8 @@ class TableOptions(_Strict):
     metric: str | None = None
     format: str = "text"
     protocol: str | None = None
+    of: Literal["train", "adapt"] = "train"
+    """Whether of the trained runs, or of the adaptations so far."""
 
 
 class CompareOptions(_Strict):
@@ -41,10 +43,12 @@ class CompareOptions(_Strict):
 
 
 class Stage(_Strict):
-    """One thing to do: a sweep, a table or a comparison of all runs so far."""
+    """One thing to do: a sweep, adaptations, a table or a comparison of all runs so far."""
 
     train: list[str] | None = None
     """Overrides as `dgbench train -m` takes them."""
+    adapt: list[str] | None = None
+    """Overrides as `dgbench adapt -m` takes them; `runs` are those of the stages before."""
     per_algorithm: dict[str, list[str]] = {}
     """Overrides added for one method: one sweep per method."""
     table: TableOptions | None = None
@@ -67,7 +71,7 @@ class Stage(_Strict):
         return self
 
 
-KINDS = ("train", "table", "compare")
+KINDS = ("train", "adapt", "table", "compare")
 
 
 class Experiment(_Strict):

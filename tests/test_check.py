@@ -122,7 +122,7 @@ def test_a_device_is_found(tmp_path: Path, line: str):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1\n", r"holds 0 public subclasses of Algorithm or MultiDomainDataset \(none\)"),
+        ("x = 1\n", r"holds 0 public subclasses of Algorithm or MultiDomainDataset or Adapter \(none\)"),
         (FILE + "\n\nclass Other(Mine):\n    pass\n", r"holds 2 public subclasses .*\(Mine, Other\)"),
         ("import not_there\n", r"cannot be imported \(ModuleNotFoundError: No module named 'not_there'\)"),
         ("def :\n", "cannot be imported .SyntaxError"),

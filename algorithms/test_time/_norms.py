@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgbench.adapter import NORMS
+from dgbench.adapter import NORMS, is_norm
 
 
 class MixedBatchNorm(nn.Module):
@@ -25,6 +25,8 @@ class MixedBatchNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, share: Callable[[int], float]):
         super().__init__()
         self.weight, self.bias, self.eps, self.share = norm.weight, norm.bias, norm.eps, share
+        # timm's layers end in an activation of their own.
+        self.after = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)
 
@@ -40,14 +42,16 @@ class MixedBatchNorm(nn.Module):
         var = share * self.running_var + (1 - share) * var
         shape = (1, -1, *[1] * (x.ndim - 2))
         normalised = (x - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
-        return normalised if self.weight is None else normalised * self.weight.view(shape) + self.bias.view(shape)
+        if self.weight is not None:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return self.after(normalised)
 
 
 def replace_batch_norms(module: nn.Module, share: Callable[[int], float]) -> None:
     """Put a `MixedBatchNorm` in the place of every batch norm of `module`."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) in NORMS["batch"]:
+            if is_norm(child, "batch"):
                 setattr(parent, name, MixedBatchNorm(child, share))  # type: ignore[arg-type]
 
 
