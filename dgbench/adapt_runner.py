@@ -102,8 +102,7 @@ def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) 
     keys, folder = adaptation.keys, adaptation.folder
     algorithm = load(adaptation.trained.path, keys.step)
     data, _ = open_data(adaptation.trained.path, adaptation.said, None, {}, keys.data_dir)
-    on_gpu = keys.accelerator == "gpu" or (keys.accelerator == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = _device(keys.accelerator)
     algorithm.to(device)
     domains = adaptation.said["identity"]["domains"]
     needs_source = adapters[adaptation.adapter].needs.source
@@ -115,8 +114,9 @@ def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) 
         tallies = _follow(adaptation, adapter, _reported(adaptation, data), device, progress)
         for index, ((domain, round_), tally) in enumerate(tallies.items()):
             folder.append(_line(index, domain, round_, tally, adapter))
-        if keys.source_after:
-            folder.append(_after(len(tallies), adapter, _held_out(adaptation.said, data, domains["train"]), device))
+        held_out = _held_out(adaptation.said, data, domains["train"])
+        if keys.source_after and held_out:
+            folder.append(_after(len(tallies), adapter, held_out, device))
     names = adapter.adapted_parameters()
     sizes = {name: p.numel() for name, p in adapter.algorithm.named_parameters()}
     every = [value for tally in tallies.values() for value in tally.seconds]
@@ -129,6 +129,13 @@ def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) 
     }
 
 
+def _device(accelerator: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise ValueError("accelerator=gpu, but torch finds no GPU. Leave it auto to adapt on the CPU.")
+    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+
+
 def _follow(
     adaptation: Adaptation,
     adapter: Adapter,
@@ -138,6 +145,7 @@ def _follow(
 ) -> dict[tuple[str, int], _Tally]:
     keys = adaptation.keys
     stream = make_stream(adaptation.stream, adaptation.options, splits, keys.seed, keys.batch_size)
+    num_batches = len(stream)
     tallies: dict[tuple[str, int], _Tally] = {}
     for position, (visit, x, y, _) in enumerate(stream):
         if visit.resets:
@@ -151,7 +159,7 @@ def _follow(
         tally.batches.append(len(y))
         tally.seconds.append(spent)
         if progress is not None:
-            progress(position + 1, len(stream))
+            progress(position + 1, num_batches)
     return tallies
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dgbench import adapt_runner
+from dgbench import adapt_runner, composition
 from dgbench.adaptation import Adaptation, expand
+from dgbench.algorithm import Algorithm
 from dgbench.lock import RunIsLocked
 from dgbench.registry import adapters
 from dgbench.sweeper import Report, progress_bars
@@ -34,9 +36,10 @@ def run(arguments: Sequence[str], *, multirun: bool = True, console: Console | N
     """
     console = console or Console(stderr=True)
     started = time.perf_counter()
+    swept = [o.input_line for o in composition.parse(arguments) if o.is_sweep_override()]
+    if not multirun and (several := [line for line in swept if not str(line).startswith("runs=")]):
+        raise ValueError(f"{several[0]}: several values ask for several adaptations of each run. Add -m.")
     every = expand(arguments)
-    if not multirun and len({(a.adapter, a.stream, a.keys.seed) for a in every}) > 1:
-        raise ValueError("Several values of one key ask for several adaptations of each run. Add -m.")
     every, refused = _possible(every)
     todo = [adaptation for adaptation in every if not adapt_runner.is_done(adaptation)]
     if not todo:
@@ -49,21 +52,30 @@ def run(arguments: Sequence[str], *, multirun: bool = True, console: Console | N
 
 def _possible(every: Sequence[Adaptation]) -> tuple[list[Adaptation], tuple[tuple[str, str], ...]]:
     """The adaptations without those that are refused, if these are to be skipped, and why they are refused."""
-    loaded = functools.lru_cache(maxsize=None)(load)
-    kept: list[Adaptation] = []
-    reasons: dict[str, str] = {}
-    for adaptation in every:
-        reason = None
-        if adaptation.keys.skip_refused and not adapt_runner.is_done(adaptation):
-            # Whatever it reads of the source will be there.
-            algorithm, source = loaded(adaptation.trained.path, adaptation.keys.step), ()
-            reason = adapters[adaptation.adapter].needs.unmet(algorithm, source)
-        if reason is None:
-            kept.append(adaptation)
-        else:
-            columns = adaptation.columns
-            reasons[f"{adaptation.adapter} on {columns['dataset']}, {columns['network']}"] = reason
-    return kept, tuple(reasons.items())
+    # One model at a time: all of them may not fit into memory.
+    loaded = functools.lru_cache(maxsize=1)(load)
+    refused: dict[str, str] = {}
+    for adaptation in sorted(every, key=lambda a: str(a.trained.path)):
+        if not adaptation.keys.skip_refused or adapt_runner.is_done(adaptation):
+            continue
+        # A model that is not there fails by itself, with its reason.
+        with contextlib.suppress(FileNotFoundError):
+            algorithm = loaded(adaptation.trained.path, adaptation.keys.step)
+            if reason := _refusal(adaptation, algorithm):
+                refused[adaptation.run_id] = reason
+    reasons = {
+        f"{a.adapter} on {a.columns['dataset']}, {a.columns['network']}": refused[a.run_id]
+        for a in every
+        if a.run_id in refused
+    }
+    return [a for a in every if a.run_id not in refused], tuple(reasons.items())
+
+
+def _refusal(adaptation: Adaptation, algorithm: Algorithm) -> str | None:
+    needs, given = adapters[adaptation.adapter].needs, adaptation.keys.batch_size
+    if given < needs.batch_size:
+        return f"needs batches of at least {needs.batch_size} examples, got batch_size={given}"
+    return needs.unmet(algorithm, ())  # whatever it reads of the source will be there
 
 
 def _run(todo: Sequence[Adaptation], console: Console) -> None:

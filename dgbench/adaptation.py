@@ -24,6 +24,12 @@ from dgbench.registry import UnknownName, adapters
 from dgbench.stream import STREAMS
 
 ACCELERATORS = ("auto", "cpu", "gpu")
+# Columns of a trained run that tables of its adaptations have too.
+OF_THE_SOURCE = (
+    *("dataset", "data", "dataset_domains", "train_domains", "val_domains", "test_domains", "score"),
+    *("protocol_key", "network", "network_key", "algorithm", "averaging", "label", "variant", "tuned"),
+    *("trial_seed", "data_seed"),
+)
 
 
 @dataclass(kw_only=True)
@@ -45,11 +51,10 @@ class AdaptKeys:
     retry: bool
     skip_refused: bool
     accelerator: str
-    workers: int
     threads: int | None
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("examples", 1), ("seed", 0), ("hparams_seed", 0), ("workers", 0)):
+        for name, least in (("batch_size", 1), ("examples", 1), ("seed", 0), ("hparams_seed", 0), ("threads", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}, expected {least} or more.")
@@ -106,25 +111,23 @@ class Adaptation:
     @property
     def columns(self) -> dict[str, Any]:
         """What tables group by."""
-        kept = (
-            "dataset",
-            "data",
-            "dataset_domains",
-            "train_domains",
-            "test_domains",
-            "score",
-            "network",
-            "algorithm",
-            "averaging",
-        )
-        source = {name: self.said["columns"][name] for name in (*kept, "label", "trial_seed", "data_seed")}
+        theirs = self.said["columns"]
+        # Models of several draws are several models; those that a search chose may be of any draw.
+        draw = theirs["hparams"] if theirs["hparams_seed"] == 0 else f"hparams_seed={theirs['hparams_seed']}"
+        usual = self.options.__class__()
+        options = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
+        changed = [f"{name}={value}" for name, value in options.items() if value != getattr(usual, name)]
         return {
-            **source,
+            **{name: theirs[name] for name in OF_THE_SOURCE},
+            "norm": self.said["identity"]["network"].get("norm") or "",
+            "draw": "" if theirs["tuned"] else draw,
             "source": self.said["run_id"],
+            "source_step": self.keys.step,
             "adapter": self.adapter,
             "adapter_hparams": record.identity_hash(self.identity["adapter"]),
             "hparams_seed": self.keys.hparams_seed,
             "stream": self.stream,
+            "stream_options": ", ".join(changed),
             "stream_key": record.identity_hash(self.identity["stream"]),
             **{name: getattr(self.keys, name) for name in ("batch_size", "examples", "seed")},
         }
@@ -174,25 +177,33 @@ def resolve(config: Mapping[str, Any], trained: record.RunFolder) -> Adaptation:
         UnknownName: a name that does not exist.
         ValueError: a value that does not fit.
     """
+    said = trained.read()
+    assert said is not None
+    resolved, config = check(config), {**config, "plugins": plugins.in_effect()}
+    return Adaptation(trained=trained, said=said, config=config, **resolved)
+
+
+def check(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an adaptation does not depend on the trained run: its fields adapter to keys.
+
+    Raises:
+        UnknownName: a name that does not exist.
+        ValueError: a value that does not fit.
+    """
     nodes = {name: dict(config[name]) for name in ("adapter", "stream")}
     keys = typed(AdaptKeys, {key: value for key, value in config.items() if key not in nodes}, "")
     plugins.add(keys.plugins)
     adapter, stream = nodes["adapter"].pop("name"), nodes["stream"].pop("name")
-    said = trained.read()
-    assert said is not None
     cls = adapters[adapter]
     hp = hparams.draw(cls.HParams, keys.hparams_seed, 0, regime="small")
-    return Adaptation(
-        trained=trained,
-        said=said,
-        adapter=adapter,
-        version=cls.version,
-        hp=_explicit(type(hp), dataclasses.asdict(hp), nodes["adapter"], "adapter."),
-        stream=stream,
-        options=_explicit(STREAMS[stream].Options, {}, nodes["stream"], "stream."),
-        keys=keys,
-        config={**config, "plugins": plugins.in_effect()},
-    )
+    return {
+        "adapter": adapter,
+        "version": cls.version,
+        "hp": _explicit(type(hp), dataclasses.asdict(hp), nodes["adapter"], "adapter."),
+        "stream": stream,
+        "options": _explicit(STREAMS[stream].Options, {}, nodes["stream"], "stream."),
+        "keys": keys,
+    }
 
 
 def expand(arguments: Sequence[str]) -> list[Adaptation]:
@@ -220,7 +231,9 @@ def trained_runs(paths: str | Sequence[str]) -> list[record.RunFolder]:
         FileNotFoundError: there are none.
     """
     given = [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
-    found = [folder for folder in record.find(given) if (folder.read() or {}).get("kind") == "train"]
+    found = [
+        folder for folder in record.find(given) if (said := folder.read()) and said.get("kind", "train") == "train"
+    ]
     complete = [folder for folder in found if folder.status() == "complete"]
     if not complete:
         raise FileNotFoundError(

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,10 @@ class Adapter(nn.Module):
     """Whether the answer to a batch is made before that batch's update, or after it."""
     baseline: ClassVar[Baseline | None] = None
     """What it equals with its update disabled, if that is another adapter."""
+
+    if TYPE_CHECKING:
+        # State is whatever `prepare` makes; a module's attributes are otherwise taken for tensors and modules.
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, algorithm: Algorithm, hp: Any, source: Source | None, seed: int):
         super().__init__()

@@ -22,7 +22,8 @@ from dgbench.registry import adapters, algorithms
 from dgbench.workbench import KINDS, Workbench, different, inputs, pool
 
 CLAUSES: list[Clause] = []
-BATCH, BATCHES = 7, 4
+# More images than adapters that collect some wait for.
+BATCH, BATCHES = 12, 6
 
 
 @dataclass(kw_only=True)

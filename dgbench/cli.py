@@ -214,8 +214,9 @@ def table(
     from dgbench.leaderboard.tables import table as make_table
 
     if record.kinds(runs) == {"adapt"}:
-        from dgbench.leaderboard.adaptation import adaptations
+        from dgbench.leaderboard.adaptation import adaptations, ranks_adaptations
 
+        ranks_adaptations(criterion, format, protocol)
         out.print(adaptations(runs, metric))
         return
     made = make_table(runs, criterion=criterion, metric=metric, format=format, protocol=protocol)

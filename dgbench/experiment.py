@@ -55,6 +55,8 @@ def plan(name: str, changes: Sequence[str] = ()) -> list[tuple[Stage, tuple[Swee
             base = [f"runs_dir={composition.literal(f'runs/experiments/{path.stem}')}", *(stage.train or ())]
             sweeps = tuple(map(_expanded, _overrides(stage, base, changes))) if stage.train is not None else ()
             if stage.adapt is not None:
+                if not any(before for _, before in planned):
+                    raise ValueError("there is nothing to adapt yet. Put a stage that trains before it")
                 _check_adapt(stage.adapt)
             if stage.compare:
                 _check_baseline(stage.compare.baseline, [sweep for _, before in planned for sweep in before])
@@ -65,6 +67,7 @@ def plan(name: str, changes: Sequence[str] = ()) -> list[tuple[Stage, tuple[Swee
 
 
 def _check_names(stage: Stage) -> None:
+    from dgbench.leaderboard.adaptation import ranks_adaptations
     from dgbench.leaderboard.tables import FORMATS
     from dgbench.selection import selection
 
@@ -72,6 +75,8 @@ def _check_names(stage: Stage) -> None:
         algorithms.place(name)
     if options := stage.table or stage.compare:
         selection(options.criterion)
+    if stage.table and stage.table.of == "adapt":
+        ranks_adaptations(**stage.table.model_dump(exclude={"of", "metric"}))
     if stage.table and stage.table.format not in FORMATS:
         raise UnknownName("format", stage.table.format, FORMATS)
     if stage.table and stage.table.protocol not in (None, *composition.presets()):
@@ -83,7 +88,7 @@ def _check_adapt(overrides: Sequence[str]) -> None:
     from dgbench import adaptation
 
     for chosen in itertools.product(*map(expansion.choices, composition.parse(overrides))):
-        adaptation.compose([f"{key}={text}" for key, text, _ in chosen])
+        adaptation.check(adaptation.compose([f"{key}={text}" for key, text, _ in chosen]))
 
 
 def _overrides(stage: Stage, base: Sequence[str], changes: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -145,10 +150,11 @@ def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> i
         console.out.print(f"{number}. {_in_words(stage, sweeps)}", highlight=False, markup=False)
     if only_plan:
         return 0
-    runs_dirs = sorted({job.run.keys.runs_dir for _, sweeps in stages for sweep in sweeps for job in sweep.jobs})
+    runs_dirs: list[str] = []
     code = 0
     for number, (stage, sweeps) in enumerate(stages, 1):
         console.out.print(f"\n{number}. {stage.kind}", style="bold", highlight=False)
+        runs_dirs = sorted({*runs_dirs, *(job.run.keys.runs_dir for sweep in sweeps for job in sweep.jobs)})
         if stage.adapt is not None:
             code = max(code, _adapt(stage.adapt, runs_dirs))
         elif stage.train is None:
@@ -187,7 +193,7 @@ def _show(stage: Stage, runs_dirs: Sequence[str]) -> None:
     paths = [Path(runs_dir).expanduser() for runs_dir in runs_dirs]
     made: Any
     if stage.table and stage.table.of == "adapt":
-        made = adaptations([path / ADAPTED for path in paths], stage.table.metric)
+        made = adaptations(_adapted(runs_dirs), stage.table.metric)
     elif stage.compare:
         made = statistics.compare(paths, **stage.compare.model_dump())
     else:
@@ -202,9 +208,12 @@ def _adapt(overrides: Sequence[str], runs_dirs: Sequence[str]) -> int:
     """Adapt all runs so far; the exit code."""
     from dgbench import adapt_sweep, cli
 
-    runs = ",".join(map(composition.literal, runs_dirs))
-    into = composition.literal(str(Path(runs_dirs[0]) / ADAPTED))
-    return cli.show_report(adapt_sweep.run([f"runs=[{runs}]", f"runs_dir={into}", *overrides]))
+    into = composition.literal(_adapted(runs_dirs))
+    return cli.show_report(adapt_sweep.run([f"runs={composition.literal(runs_dirs)}", f"runs_dir={into}", *overrides]))
+
+
+def _adapted(runs_dirs: Sequence[str]) -> str:
+    return str(Path(runs_dirs[0]).expanduser() / ADAPTED)
 
 
 def _train(sweep: Sweep) -> int:

@@ -1,14 +1,17 @@
 """Tables of adaptations: what each adapter gains or loses on each stream, paired with the unadapted model.
 
-The unit of replication is the trial: the source runs of one trial, over all their test domains. Differences from
-`source` are paired by it; a gain or loss is claimed only where Holm's p is below 0.05.
+The unit of replication is the trial: the source runs of one trial, over all their test domains. Several streams of one
+trained model (`seed=0,1`) are averaged within it. Differences from `source` are paired by trial; a gain or loss is
+claimed only where Holm's p is below 0.05.
 """
 
 from __future__ import annotations
 
 import io
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,23 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from dgbench import record
+from dgbench.registry import UnknownName
+from dgbench.selection import LOWER_IS_BETTER
 
-from .statistics import Difference, holm, paired_differences
+from . import notes as notes_
+from .statistics import Difference, paired_differences
 from .tables import IN_PERCENT, Paths
 
 BASELINE = "source"
 LEVEL = 0.05
 # What is compared within one table: one model, one stream.
 TABLE = (
-    *("dataset", "data", "network", "algorithm", "averaging", "label"),
-    *("stream", "stream_key", "batch_size", "examples"),
+    *("dataset", "data", "num_train", "val_domains", "protocol_key", "network", "norm", "network_key"),
+    *("algorithm", "averaging", "label", "variant", "tuned", "draw", "source_step"),
+    *("stream", "stream_options", "stream_key", "batch_size", "examples"),
 )
+# What a title or a subtitle does not say by itself, and what it says if tables differ in nothing else.
+UNSAID = ("data", "num_train", "val_domains", "protocol_key", "network_key", "variant", "draw")
 
 
 @dataclass(frozen=True)
@@ -42,9 +51,7 @@ class Row:
     average: float | None
     """Of the domains, over trials; None where cells are missing."""
     difference: Difference
-    """From the unadapted model."""
-    p: float | None
-    """Holm's, over the adapters of the table."""
+    """From the unadapted model; Holm's p over the adapters of the table."""
     kept: float | None
     """On the training domains' held-out examples, after the stream."""
     slowdown: float | None
@@ -69,7 +76,9 @@ class Adaptations:
 
     sheets: tuple[Sheet, ...]
     values: pl.DataFrame = field(repr=False)
-    """One row per adaptation, domain and round: the columns of the run, then domain, round, metric values."""
+    """One row per adaptation, phase, round and domain: the columns of the run, then these and the metric values."""
+    left_out: str | None = None
+    """Which adaptations are not complete, a sentence."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         for place, sheet in enumerate(self.sheets):
@@ -80,6 +89,8 @@ class Adaptations:
             yield _grid(sheet)
             for note in sheet.notes:
                 yield Text(note, style="dim")
+        if self.left_out:
+            yield Text(self.left_out, style="dim")
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=120)
@@ -98,78 +109,130 @@ def adaptations(runs: Paths, metric: str | None = None) -> Adaptations:
         metric: what is reported; None: the score.
 
     Raises:
-        ValueError: there is nothing to rank.
+        UnknownName: a metric that the adaptations do not have.
+        ValueError: there is nothing to rank, or there are two numbers for one place.
     """
-    values = _read(runs)
+    folders = record.find([Path(runs)] if isinstance(runs, str | Path) else list(runs))
+    values, left_out = _read(folders, metric)
     if values.is_empty():
+        where = ", ".join(map(str, [runs] if isinstance(runs, str | Path) else runs))
         raise ValueError(
-            f"{runs} holds no complete adaptation. Make some with dgbench adapt -m, and name their folder."
+            f"{where} holds no complete adaptation. {left_out + ' ' if left_out else ''}"
+            "Make some with dgbench adapt -m, and name their folder."
         )
     parts = values.sort(*TABLE, nulls_last=False).partition_by(*TABLE, maintain_order=True)
-    return Adaptations(tuple(_sheet(part, metric) for part in parts), values)
+    sheets = [_sheet(part, metric) for part in parts]
+    return Adaptations(tuple(_told_apart(sheets, [part.row(0, named=True) for part in parts])), values, left_out)
 
 
-def _read(paths: Paths) -> pl.DataFrame:
-    rows = []
-    for folder in record.find([Path(paths)] if isinstance(paths, str | Path) else list(paths)):
+def ranks_adaptations(criterion: str, format: str, protocol: str | None) -> None:
+    """Refuse options that only tables of trained runs have.
+
+    Raises:
+        ValueError: one of them is not the usual one.
+    """
+    if (criterion, format, protocol) != ("train_validation", "text", None):
+        raise ValueError(
+            f"criterion={criterion}, format={format} and protocol={protocol} are options of tables of trained runs. "
+            "Leave them out for adaptations; `dgbench adapt step=...` says which weights are adapted."
+        )
+
+
+def _read(folders: Sequence[record.RunFolder], metric: str | None) -> tuple[pl.DataFrame, str | None]:
+    """One row per complete adaptation, phase, round and domain, and a sentence on those that are not complete."""
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    others: dict[str, str] = {}
+    for folder in folders:
         said = folder.read() or {}
-        if said.get("kind") != "adapt" or folder.status() != "complete":
+        if said.get("kind") != "adapt" or said["run_id"] in seen:
             continue
-        facts = {**said["columns"], "run_id": said["run_id"], "seconds_per_batch": said["seconds_per_batch"]}
+        if (status := folder.status()) != "complete":
+            others[said["run_id"]] = f"{said['columns']['adapter']} {status}"
+            continue
+        seen.add(said["run_id"])
+        columns = said["columns"]
+        facts = {
+            **columns,
+            "num_train": len(columns["train_domains"].split()),
+            "adapter_options": json.dumps({**said["identity"]["adapter"]["hparams"], "version": _version(said)}),
+            "run_id": said["run_id"],
+            "seconds_per_batch": said["seconds_per_batch"],
+        }
         for line in folder.lines():
             for name in line["n"]:
                 own = {key: value for key, value in line["values"].items() if key.startswith(f"{name}/")}
                 measured = {key.split("/")[2]: value for key, value in own.items()}
-                domain = name.split("/")[1]
-                rows.append({**facts, "phase": line["phase"], "round": line["round"], "domain": domain, **measured})
-    return pl.DataFrame(rows, infer_schema_length=None)
+                if metric is not None and metric not in measured:
+                    raise UnknownName(f"metric of {columns['dataset']}", metric, measured)
+                where = {"phase": line["phase"], "round": line["round"], "domain": name.split("/")[1]}
+                rows.append({**facts, **where, "value": measured[metric or columns["score"]], **measured})
+    counts = Counter(what for run_id, what in others.items() if run_id not in seen)
+    listed = ", ".join(f"{number} of {what.replace(' ', ' (')})" for what, number in sorted(counts.items()))
+    return pl.DataFrame(rows, infer_schema_length=None), f"Left out, as not complete: {listed}." if counts else None
+
+
+def _version(said: Mapping[str, Any]) -> int:
+    return said["identity"]["adapter"]["version"]
+
+
+def _told_apart(sheets: Sequence[Sheet], facts: Sequence[Mapping[str, Any]]) -> Iterator[Sheet]:
+    """The tables; where several have one heading, each says in what they differ."""
+    for sheet, own in zip(sheets, facts, strict=True):
+        head = (sheet.title, sheet.subtitle)
+        alike = [f for s, f in zip(sheets, facts, strict=True) if (s.title, s.subtitle) == head]
+        marks = [f"{name} {str(own[name])[:15]}" for name in UNSAID if len({f[name] for f in alike}) > 1]
+        yield replace(sheet, subtitle="; ".join([sheet.subtitle, *marks]))
 
 
 def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
     facts: Mapping[str, Any] = values.row(0, named=True)
     metric = metric or facts["score"]
     names = _names(values)
-    trial = pl.format("{}/{}/{}", "trial_seed", "data_seed", "seed")
     named = values.with_columns(
-        method=pl.struct("adapter", "adapter_hparams").map_elements(lambda row: names[tuple(row.values())], pl.String),
-        trial=trial,
-        value=pl.col(metric).cast(pl.Float64),
+        method=pl.struct("adapter", "adapter_options").map_elements(lambda row: names[tuple(row.values())], pl.String),
+        trial=pl.format("{}/{}", "trial_seed", "data_seed"),
+        # Of several models that stream one domain, and of several streams, each is a place that must be there.
+        place=pl.format("{}/{}/{}/{}", "train_domains", "test_domains", "seed", "domain"),
+        value=pl.col("value").cast(pl.Float64),
     )
-    keys = ["method", "trial", "domain"]
+    _refuse_two(named)
     # A domain that is met in several rounds counts by its mean over them.
+    keys = ["method", "trial", "place", "domain"]
     stream = named.filter(phase="stream").group_by(keys, maintain_order=True).agg(pl.col("value").mean())
     # Domains in the data's order; under corruptions, or mixed, in the stream's.
     order = {name: place for place, name in enumerate(facts["dataset_domains"].split(" "))}
     domains = tuple(sorted(stream["domain"].unique(maintain_order=True), key=lambda name: order.get(name, len(order))))
-    everywhere = stream.select("method", "trial").unique().join(pl.DataFrame({"test_domain": domains}), how="cross")
-    full = everywhere.join(stream.rename({"domain": "test_domain"}), on=["method", "trial", "test_domain"], how="left")
-    differences = _differences(full)
-    tested = [d for d in differences if d.p is not None]
-    corrected = dict(zip((d.method for d in tested), holm([d.p for d in tested if d.p is not None]), strict=True))
+    everywhere = stream.select("method").unique().join(stream.select("trial").unique(), how="cross")
+    everywhere = everywhere.join(stream.select("place", "domain").unique(), how="cross")
+    full = everywhere.join(stream, on=keys, how="left")
+    differences = _differences(full.rename({"place": "test_domain"}))
     after = dict(named.filter(phase="source_after").group_by("method").agg(pl.col("value").mean()).iter_rows())
     cost = dict(named.unique("run_id").group_by("method").agg(pl.col("seconds_per_batch").mean()).iter_rows())
     rows = []
     for difference in differences:
         own = full.filter(method=difference.method)
-        by_domain: dict[str, Any] = {d: own.filter(test_domain=d)["value"] for d in domains}
+        by_domain: dict[str, Any] = {d: own.filter(domain=d)["value"] for d in domains}
         cells: tuple[float | None, ...] = tuple(None if v.null_count() else v.mean() for v in by_domain.values())
         average = None if None in cells else sum(cells) / len(cells)  # type: ignore[arg-type]
         base = cost.get(BASELINE)
         slowdown = cost[difference.method] / base if base else None
         name = difference.method
-        rows.append(Row(name, cells, average, difference, corrected.get(name), after.get(name), slowdown))
-    sign = -1 if metric in ("rmse", "mae", "nll", "ece") else 1
+        rows.append(Row(name, cells, average, difference, after.get(name), slowdown))
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     rows.sort(key=lambda row: (row.average is None, -sign * (row.average or 0.0), row.name))
     num = named["trial"].n_unique()
     cut = f"; {facts['examples']} examples of each" if facts["examples"] else ""
     model = facts["label"] or facts["algorithm"] + (f" + {facts['averaging']}" if facts["averaging"] != "none" else "")
-    percent = metric in IN_PERCENT
+    options = f" ({facts['stream_options']})" if facts["stream_options"] else ""
+    step = "" if facts["source_step"] is None else f", step {facts['source_step']}"
+    network = facts["network"] + (f" ({facts['norm']} norm)" if facts["norm"] else "")
     return Sheet(
-        f"{facts['dataset']}: {metric}{' in %' if percent else ''} on the stream {facts['stream']}",
-        f"{model}, network {facts['network']}; batches of {facts['batch_size']}{cut}; {num} trial{'s' * (num != 1)}",
+        f"{facts['dataset']}: {notes_.measure(metric)} on the stream {facts['stream']}{options}",
+        f"{model}, network {network}{step}; batches of {facts['batch_size']}{cut}; {num} trial{'s' * (num != 1)}",
         domains,
         tuple(rows),
-        percent,
+        metric in IN_PERCENT,
         _notes(rows, num),
     )
 
@@ -183,10 +246,28 @@ def _differences(full: pl.DataFrame) -> list[Difference]:
 
 
 def _names(values: pl.DataFrame) -> dict[tuple[str, str], str]:
-    """What rows are called: the adapter, and where it comes with several hyper-parameters, their fingerprint."""
-    pairs = sorted(values.select("adapter", "adapter_hparams").unique().iter_rows())
-    several = [name for name, _ in pairs]
-    return {(name, key): name if several.count(name) == 1 else f"{name} ({key[:6]})" for name, key in pairs}
+    """What rows are called: the adapter, and where it comes with several hyper-parameters, those that differ."""
+    several: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, text in values.select("adapter", "adapter_options").unique().sort(pl.all()).iter_rows():
+        several.setdefault(name, {})[text] = json.loads(text)
+    made = {}
+    for name, every in several.items():
+        keys = dict.fromkeys(key for options in every.values() for key in options)
+        differing = [key for key in keys if len({json.dumps(options.get(key)) for options in every.values()}) > 1]
+        for text, options in every.items():
+            made[name, text] = " ".join([name, *(f"{key}={options.get(key)}" for key in differing)])
+    return made
+
+
+def _refuse_two(named: pl.DataFrame) -> None:
+    keys = ["method", "trial", "place", "phase", "round"]
+    twice = named.group_by(keys, maintain_order=True).agg(pl.col("run_id").unique().sort())
+    if len(twice := twice.filter(pl.col("run_id").list.len() > 1)):
+        first = twice.row(0, named=True)
+        raise ValueError(
+            f"The adaptations {' and '.join(first['run_id'])} both hold {first['method']} on {first['place']} in trial "
+            f"{first['trial']}, expected one. Name folders of which one holds either."
+        )
 
 
 def _notes(rows: Sequence[Row], num_trials: int) -> tuple[str, ...]:
@@ -197,6 +278,12 @@ def _notes(rows: Sequence[Row], num_trials: int) -> tuple[str, ...]:
     ]
     if num_trials < 3:
         said.append(f"{num_trials} trial{'s' * (num_trials != 1)}: too few to claim a gain or a loss.")
+    unequal: dict[str, list[str]] = {}
+    for row in rows:
+        if row.difference.note and row.difference.num_trials < num_trials:
+            unequal.setdefault(row.difference.note, []).append(row.name)
+    if any(row.name == BASELINE for row in rows):
+        said += [f"{', '.join(names)}: {note}" for note, names in unequal.items() if names != [BASELINE]]
     if all(row.name != BASELINE for row in rows):
         said.append("Adapt with adapter=source too: without it there is nothing to compare with.")
     return tuple(said)
@@ -226,4 +313,4 @@ def _gain(row: Row, sheet: Sheet) -> str:
     text = f"{scale * d.mean:+.{digits}f}"
     if d.low is not None and d.high is not None:
         text += f" [{scale * d.low:+.{digits}f}, {scale * d.high:+.{digits}f}]"
-    return text + ("*" if row.p is not None and row.p < LEVEL else "")
+    return text + ("*" if d.holm_p is not None and d.holm_p < LEVEL else "")

@@ -122,8 +122,12 @@ def global_rng(self):
     return np.random.default_rng(self.options.data_seed)
 
 
+def only_dark(self):
+    yield next(Healthy.load(self))
+
+
 def splits(**parts):
-    return {name: {"dark": torch.tensor(indices)} for name, indices in parts.items()}
+    return {name: {"dark": torch.tensor([*indices])} for name, indices in parts.items()}
 
 
 BROKEN = [
@@ -131,6 +135,11 @@ BROKEN = [
     ("card", broken("NoSteps", card=changed(num_steps=0)), "card.num_steps is 0"),
     ("card", broken("NoLicence", card=changed(licence=" ")), "card.licence is ' '"),
     ("card", broken("OddRegime", card=changed(regime="tiny")), "one of small, large"),
+    (
+        "card",
+        broken("OddVal", card=changed(val_domains=("dusk",))),
+        r"val_domains is \('dusk',\), .*some of its domains",
+    ),
     ("card", broken("OneSize", card=changed(sizes=(20,))), "2 domains but 1 sizes"),
     ("data_sheet", broken("NoSheet", __doc__="Noise."), "no heading 'Domains'"),
     ("options", broken("UnsaidOption", Options=Unsaid), "extra has no meaning"),
@@ -139,6 +148,11 @@ BROKEN = [
     ("loads", broken("OddTask", card=changed(classes=("a",)), make_task=lambda s: s.__dict__.get("task")), "Task"),
     ("domains", broken("Small", size=18), r"have \(18, 18\) examples, expected \(20, 20\)"),
     ("domains", broken("Renamed", card=changed(domains=("dark", "bright"))), "expected dark, bright"),
+    (
+        "domains",
+        broken("Single", load=only_dark, card=changed(domains=("dark",), sizes=(20,))),
+        "expected at least two",
+    ),
     ("items", broken("BrightImages", domain=Bright), r"expected \[0, 1\]"),
     ("items", broken("Regressed", domain=FloatTargets), "float32 .*expected int64"),
     ("targets", broken("Flipped", domain=FlippedTargets), "has other targets than domain.targets"),

@@ -98,6 +98,17 @@ def test_an_option_may_leave_a_domain_out():
     assert not failed(check.check_dataset("digits_style", exclude_invert=True))
 
 
+def test_one_domain_is_enough_if_it_trains_and_tests():
+    roles = {"train_domains": ("dark",), "test_domains": ("dark",), "splits": "official"}
+    single = broken_datasets.broken(
+        "Single",
+        load=broken_datasets.only_dark,
+        splits=broken_datasets.splits(**{"in": range(10), "test": range(10, 20)}),
+        card=broken_datasets.changed(domains=("dark",), sizes=(20,), **roles),
+    )
+    assert not failed(check.check_dataset(single))
+
+
 def test_a_defect_on_the_card_excuses_a_missing_class():
     card = broken_datasets.changed(defects=("dark has no example of yes",))
     excused = broken_datasets.broken("Excused", domain=broken_datasets.OneClassInTheDark, card=card)

@@ -59,7 +59,8 @@ def test_help_is_a_sentence_and_the_options(command, name):
 
 def test_list_without_a_name_lists_the_shelves(command):
     _, out, _ = command("list")
-    assert [line.split()[0] for line in out.splitlines()] == ["algorithms", "datasets", "experiments", "protocols"]
+    shelves = ["algorithms", "datasets", "adapters", "experiments", "protocols"]
+    assert [line.split()[0] for line in out.splitlines()] == shelves
     assert out.split()[1] == str(len(registry.algorithms.names()))
 
 

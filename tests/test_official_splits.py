@@ -86,10 +86,17 @@ class Apart(Whole):
     declared: ClassVar[dict[str, str]] = {"in": "ab", "val": "ab", "test": "c"}
 
 
+class Judged(Whole):
+    """One domain each trains, validates and tests."""
+
+    card = dataclasses.replace(CARD, splits="official", train_domains=("a",), val_domains=("b",), test_domains=("c",))
+    declared: ClassVar[dict[str, str]] = {"in": "ab", "test": "c"}
+
+
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, cls in {"undeclared": Undeclared, "whole": Whole, "no_val": NoVal, "apart": Apart}.items():
-        monkeypatch.setitem(datasets._given, name, cls)
+    for cls in (Undeclared, Whole, NoVal, Apart, Judged):
+        monkeypatch.setitem(datasets._given, "no_val" if cls is NoVal else cls.__name__.lower(), cls)
 
 
 def resolved(dataset: str, *overrides: str):
@@ -182,6 +189,26 @@ def test_without_val_only_the_last_step_can_be_taken() -> None:
 def test_validation_domains_come_before_val() -> None:
     outcome = train("whole", "val_domains=[b]", "test_domains=[c]", "criteria=[train_validation]")
     assert last(outcome)["n"] == {"in/b": 16, "test/c": 10}
+
+
+def test_the_card_s_validation_domains_are_chosen_by() -> None:
+    assert last(train("judged", "criteria=[train_validation]"))["n"] == {"in/b": 16, "test/c": 10}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "train_val_test"),
+    [
+        ([], "a|b|c"),
+        (["train_domains=[a,b]"], "ab||c"),
+        (["test_domains=[b]"], "a||b"),
+        (["val_domains=[]"], "a||c"),
+        (["val_domains=[c]", "test_domains=[b]"], "a|c|b"),
+        (["protocol.splits=random"], "a||c"),
+    ],
+)
+def test_what_the_user_names_comes_before_the_card_s_validation_domains(overrides, train_val_test) -> None:
+    domains = resolved("judged", *overrides).domains
+    assert "|".join(map("".join, (domains.train, domains.val, domains.test))) == train_val_test
 
 
 def test_the_card_s_standard_needs_no_key() -> None:

@@ -11,7 +11,9 @@ from dgbench import registry
 from dgbench.registry import ComponentError, Registry, UnknownName
 
 ROOT = Path(dgbench.__file__).parents[1]
-SHELVES = {"algorithms": registry.algorithms, "datasets": registry.datasets}
+SHELVES = {"algorithms": registry.algorithms, "datasets": registry.datasets, "adapters": registry.adapters}
+# Adapters are a family of the algorithms' folder.
+TEST_TIME = ROOT / "algorithms" / "test_time"
 # What takes seconds to import, and what only a run needs.
 HEAVY = {"torch", "pytorch_lightning", "torchmetrics", "torchvision", "timm", "polars", "numpy", "scipy", "hydra"}
 
@@ -38,7 +40,7 @@ def shelf(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "algorithms"], ["list", "datasets"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], *(["list", shelf] for shelf in SHELVES)], ids=" ".join)
 def test_the_command_answers_without_importing_what_only_a_run_needs(arguments):
     command = [sys.executable, "-X", "importtime", "-m", "dgbench", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
@@ -59,7 +61,9 @@ def test_listing_names_imports_no_component(shelf):
 
 @pytest.mark.parametrize("kind", SHELVES)
 def test_names_are_those_of_the_files_and_unique(kind):
-    stems = [p.stem for p in (ROOT / kind).rglob("*.py") if not p.stem.startswith("_")]
+    is_adapters = kind == "adapters"
+    files = (ROOT / ("algorithms" if is_adapters else kind)).rglob("*.py")
+    stems = [p.stem for p in files if not p.stem.startswith("_") and (TEST_TIME in p.parents) == is_adapters]
     assert SHELVES[kind].names() == sorted(stems)
     assert len(set(stems)) == len(stems) > 0
 

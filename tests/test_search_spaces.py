@@ -164,6 +164,7 @@ METHODS: dict[str, dict[str, tuple]] = {
     },
     # Not DomainBed's.
     "drm": {},
+    "knn_loss": {"temperature": ("temperature", 0.1, always(0.1))},
     "miro": {
         "penalty_weight": ("miro_ld", 0.1, power(10, -3, 0)),
         "lr_multiplier": ("miro_lr_mult", 10.0, always(10.0)),
@@ -249,6 +250,14 @@ def tables(method, regime):
     if method == "urm":
         lr_d = (1e-3, power(10, -5.5, -3.5)) if regime == "small" else (5e-5, power(10, -6, -4.5))
         return METHODS["urm"] | {"lr_d": ("urm_discriminator_lr", *lr_d)}, optim_table(regime)
+    if method == "knn_loss":
+        small = regime == "small"
+        sizes = (500, 1000, 2000, 2500, 3500) if small else (1000, 1500, 2000, 2500, 3500, 5000)
+        size = (1000 if small else 3500, one_of(*sizes))
+        k = (10, one_of(5, 10, 20, 50, 100, 150)) if small else (150, one_of(*range(25, 151, 25), 200, 500))
+        own = {"queue_size": ("queue_size", *size), "k": ("k", *k), **METHODS["knn_loss"]}
+        drawn = optim_table(regime)["lr"] if small else ("lr", 1e-4, power(10, -5, -3.5))
+        return own, optim_table(regime) | {"lr": drawn}
     if method not in ("dann", "cdann"):
         return METHODS[method], optim_table(regime)
     optim = optim_table(regime, lr="lr_g", weight_decay="weight_decay_g")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dgbench import sheet
+from dgbench import adapter, sheet
 from dgbench.algorithm import Needs
 from dgbench.hparams import facts, hparam, uniform
 from dgbench.registry import UnknownName, algorithms, datasets
@@ -68,6 +68,12 @@ def test_what_differs_by_regime_key_preset_and_step_is_said():
     assert "steps: capped at half of the run; key vrex_penalty_anneal_iters" in squeezed(shown("algorithm", "vrex"))
 
 
+@pytest.mark.parametrize(("cost", "words"), [(None, "Not measured."), (2.5, "A step takes about 2.5 times as long")])
+def test_what_a_step_costs_is_said(cost, words, monkeypatch):
+    monkeypatch.setattr(algorithms["vrex"], "cost", cost)
+    assert f"Cost {words}" in squeezed(shown("algorithm", "vrex"))
+
+
 def test_brackets_are_no_markup():
     @dataclass
     class HParams:
@@ -94,7 +100,7 @@ def test_needs_in_words(needs, words):
 
 
 def test_every_need_has_its_words():
-    assert set(sheet.NEEDS) == set(Needs.__dataclass_fields__)
+    assert set(sheet.NEEDS) == {*Needs.__dataclass_fields__, *adapter.Needs.__dataclass_fields__}
 
 
 def test_a_datasets_sheet_is_its_card_its_prose_and_its_options():

@@ -92,6 +92,23 @@ def test_failures_are_counted_and_listed_with_their_reasons(tmp_path, monkeypatc
     assert report.failures[0] == ("erm on digits_color, test plus90, h0 t0", "RuntimeError: the sensor fell off")
 
 
+REFUSED = "c_mixup works for regression, but the task is classification."
+
+
+def test_methods_that_the_data_do_not_fit_are_left_out_if_asked(tmp_path, capsys):
+    keys = {"algorithm": ["erm", "c_mixup"], "dataset": "digits_color", "runs_dir": str(tmp_path), **FEW}
+    report = dgbench.sweep(**keys, skip_refused=True)
+    assert (dict(report.counts), report.refused) == ({"complete": 3}, (("c_mixup on digits_color", REFUSED),))
+    assert {json.loads(p.read_text())["columns"]["algorithm"] for p in tmp_path.glob("*/run.json")} == {"erm"}
+    assert len(list(tmp_path.glob("*/"))) == 3 + 1  # and `sweeps`
+    assert cli.show_report(report) == 0
+    assert f"Left out:\n  c_mixup on digits_color: {REFUSED}\n" in capsys.readouterr().out
+
+    report = dgbench.sweep(**keys)
+    assert (dict(report.counts), report.refused) == ({"complete": 3, "failed": 3}, ())
+    assert report.failures[0][1] == f"ValueError: {REFUSED}"
+
+
 def test_status_counts_and_estimates_what_is_left(tmp_path):
     dgbench.sweep(dataset="digits_color", test_domains="each", runs_dir=str(tmp_path), **FEW)
     said = sweeper.status(tmp_path)

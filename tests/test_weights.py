@@ -4,6 +4,7 @@ import os
 import pytest
 import torch
 
+import dgbench
 from dgbench.network import build_network, network_recipe
 from dgbench.weights import read_weights, weights_hash, weights_identity
 
@@ -62,3 +63,21 @@ def test_unfit_weights(tmp_path):
     torch.save(built("mlp", width=5).state_dict(), path)
     with pytest.raises(ValueError, match=r"does not fit network=mlp .*size mismatch.*Use the options"):
         built("mlp", weights=path)
+
+
+@pytest.mark.parametrize("name", ["mlp", "small_cnn"])
+def test_a_loaded_run_rebuilds_without_the_weights_it_began_with(name, tmp_path):
+    net, path = build_network(name, (2, 8, 8), 3), tmp_path / "net.pt"
+    net.normalise.fit(torch.rand(9, 2, 8, 8))
+    torch.save(net.state_dict(), path)
+    few = {"protocol": {"num_steps": 1, "evaluate_every": 1}, "optim.batch_size": 2}
+    outcome = dgbench.train(
+        dataset="digits_color", network={"name": name, "weights": str(path)}, test_domains=[0], **few
+    )
+    loaded = dgbench.load(outcome.folder).network
+    path.unlink()
+    made = loaded.rebuild(num_outputs=5)
+    assert (loaded.recipe["normalise"], made.recipe["normalise"]) == ("weights", "data")
+    assert (made.recipe["weights"], made.num_outputs) == (None, 5)
+    assert torch.equal(made.normalise.mean, net.normalise.mean)
+    assert torch.equal(made.normalise.std, net.normalise.std)

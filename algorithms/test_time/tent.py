@@ -18,6 +18,7 @@ from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, hparam
 
 from ._norms import affine_parameters, batch_statistics, entropy, replace_batch_norms
+from ._parts import parameters_of
 
 
 @dataclass(kw_only=True)
@@ -37,7 +38,9 @@ class Tent(Adapter):
 
     def prepare(self, source: Source | None) -> None:
         replace_batch_norms(self.algorithm, batch_statistics)
-        weights = affine_parameters(self.algorithm)
+        # A model may hold networks that no prediction reads, as ERM++ holds the one that it trained.
+        is_read = {id(p) for p in parameters_of(self.algorithm, "all")}
+        weights = [p for p in affine_parameters(self.algorithm) if id(p) in is_read]
         for weight in weights:
             weight.requires_grad_()
         self.optimizer = torch.optim.Adam(weights, lr=self.hp.lr)
