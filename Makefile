@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	@$(BIN)/dgbench demo
 
 test: $(INSTALLED)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check .

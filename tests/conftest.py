@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing of the user's own surroundings takes part, and nothing is sent or fetched.
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1")
 os.environ.pop("DGBENCH_PLUGINS", None)
+# Output is as wide as in a pipe, also in the workers of pytest-xdist, which set this.
+os.environ.pop("COLUMNS", None)
 
 import torch
 

@@ -92,7 +92,7 @@ def test_a_narrow_terminal_ends_the_sentences_in_an_ellipsis(command):
         (("status", "nowhere"), "nowhere is not a folder of runs."),
         (("status", "."), "No runs under .. Name the runs_dir of a sweep"),
         (("table", ".", "--criterion", "orcle"), "'orcle' is not a known criterion. Did you mean 'oracle'?"),
-        (("check", "mine.py"), "mine.py is no Python file. Name the file that holds your component."),
+        (("check", "mine.py"), "mine.py is no Python file. Name the file that holds your component, or a component."),
     ],
 )
 def test_what_a_user_can_cause_is_a_sentence_on_stderr(command, arguments, text):

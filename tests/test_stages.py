@@ -56,11 +56,11 @@ def command(monkeypatch, capsys):
         ("summary: x\nstages:\n  - train: [{a: 1}]", "mine.yaml: stages.0.train.0: Input should be a valid string."),
         (
             "summary: x\nstages:\n  - {}",
-            "mine.yaml: stages.0: a stage says none of train, table, compare, expected one.",
+            "mine.yaml: stages.0: a stage says none of train, adapt, table, compare, exp",
         ),
         (
             "summary: x\nstages:\n  - {train: [], table: {}}",
-            "a stage says train and table of train, table, compare, exp",
+            "a stage says train and table of train, adapt, table, com",
         ),
         (
             "summary: x\nstages:\n  - {per_algorithm: {erm: []}, table: {}}",
@@ -102,7 +102,7 @@ def test_an_experiment_that_is_not_there_is_a_sentence():
         UnknownName, match=r"'negative_contrl' is not a known experiment\. Did you mean 'negative_control'"
     ):
         stages.find("negative_contrl")
-    with pytest.raises(FileNotFoundError, match=r"gone.yaml is no file. Name an experiment's file, or one of: colored"):
+    with pytest.raises(FileNotFoundError, match=r"gone.yaml is no file. Name an experiment's file, or one of: airfoil"):
         stages.find("gone.yaml")
 
 

@@ -87,7 +87,12 @@ def test_the_perturbation_has_length_rho_and_leaves_no_trace(monkeypatch):
     adapter = build_adapter("sar", trained(), hparams={**HP, "lr": 0.0})
     before, seen = parameters(adapter), []
     logits = adapter.logits
-    monkeypatch.setattr(type(adapter), "logits", lambda self, x: (seen.append(parameters(self)), logits(x))[1])
+
+    def spied(self, x):
+        seen.append(parameters(self))
+        return logits(x)
+
+    monkeypatch.setattr(type(adapter), "logits", spied)
     adapter.step(stream()[0])
     here, nearby = seen
     length = sum(float(((a - b) ** 2).sum()) for a, b in zip(here, nearby, strict=True)) ** 0.5
