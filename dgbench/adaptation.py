@@ -231,9 +231,8 @@ def trained_runs(paths: str | Sequence[str]) -> list[record.RunFolder]:
         FileNotFoundError: there are none.
     """
     given = [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
-    found = [
-        folder for folder in record.find(given) if (said := folder.read()) and said.get("kind", "train") == "train"
-    ]
+    every = [(folder, folder.read() or {"kind": ""}) for folder in record.find(given)]
+    found = [folder for folder, said in every if said.get("kind", "train") == "train"]
     complete = [folder for folder in found if folder.status() == "complete"]
     if not complete:
         raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
 The unit of replication is the trial: the source runs of one trial, over all their test domains. Several streams of one
 trained model (`seed=0,1`) are averaged within it. Differences from `source` are paired by trial; a gain or loss is
-claimed only where Holm's p is below 0.05.
+claimed only where Holm's p is below 0.05, of three trials or more.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from .tables import IN_PERCENT, Paths
 
 BASELINE = "source"
 LEVEL = 0.05
+# Of fewer trials no gain or loss is claimed, however small p is.
+MIN_TRIALS = 3
 # What is compared within one table: one model, one stream.
 TABLE = (
     *("dataset", "data", "num_train", "val_domains", "protocol_key", "network", "norm", "network_key"),
@@ -47,7 +49,7 @@ class Row:
 
     name: str
     cells: tuple[float | None, ...]
-    """The mean over trials on each domain of the stream, None where a trial lacks it."""
+    """The mean over trials (and corruptions) on each domain of the stream, None where a trial lacks it."""
     average: float | None
     """Of the domains, over trials; None where cells are missing."""
     difference: Difference
@@ -200,8 +202,9 @@ def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
     # A domain that is met in several rounds counts by its mean over them.
     keys = ["method", "trial", "place", "domain"]
     stream = named.filter(phase="stream").group_by(keys, maintain_order=True).agg(pl.col("value").mean())
-    # Domains in the data's order; under corruptions, or mixed, in the stream's.
+    # Domains in the data's order, each with all its corruptions; what is mixed, last.
     order = {name: place for place, name in enumerate(facts["dataset_domains"].split(" "))}
+    stream = stream.with_columns(pl.col("domain").map_elements(lambda name: _uncorrupted(name, list(order)), pl.String))
     domains = tuple(sorted(stream["domain"].unique(maintain_order=True), key=lambda name: order.get(name, len(order))))
     everywhere = stream.select("method").unique().join(stream.select("trial").unique(), how="cross")
     everywhere = everywhere.join(stream.select("place", "domain").unique(), how="cross")
@@ -235,6 +238,16 @@ def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
         metric in IN_PERCENT,
         _notes(rows, num),
     )
+
+
+def _uncorrupted(name: str, domains: Sequence[str]) -> str:
+    """The domain of which a stream's rows are, corrupted or not.
+
+    >>> _uncorrupted("rot15_fog_3", ["rot1", "rot15"]), _uncorrupted("mixed", ["rot1"])
+    ('rot15', 'mixed')
+    """
+    own = [domain for domain in domains if name == domain or name.startswith(f"{domain}_")]
+    return max(own, key=len, default=name)
 
 
 def _differences(full: pl.DataFrame) -> list[Difference]:
@@ -276,7 +289,7 @@ def _notes(rows: Sequence[Row], num_trials: int) -> tuple[str, ...]:
         "is below 0.05. Kept: on the training domains' held-out examples after the stream. Time: of a batch, in units "
         "of source's."
     ]
-    if num_trials < 3:
+    if num_trials < MIN_TRIALS:
         said.append(f"{num_trials} trial{'s' * (num_trials != 1)}: too few to claim a gain or a loss.")
     unequal: dict[str, list[str]] = {}
     for row in rows:
@@ -313,4 +326,5 @@ def _gain(row: Row, sheet: Sheet) -> str:
     text = f"{scale * d.mean:+.{digits}f}"
     if d.low is not None and d.high is not None:
         text += f" [{scale * d.low:+.{digits}f}, {scale * d.high:+.{digits}f}]"
-    return text + ("*" if d.holm_p is not None and d.holm_p < LEVEL else "")
+    is_shown = d.num_trials >= MIN_TRIALS and d.holm_p is not None and d.holm_p < LEVEL
+    return text + ("*" if is_shown else "")
