@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from dgbench import record
-from dgbench.registry import UnknownName
 from dgbench.selection import LOWER_IS_BETTER
 
 from . import notes as notes_
+from .adapted_rows import read_rows
 from .statistics import Difference, paired_differences
 from .tables import IN_PERCENT, Paths
 
@@ -115,7 +114,7 @@ def adaptations(runs: Paths, metric: str | None = None) -> Adaptations:
         ValueError: there is nothing to rank, or there are two numbers for one place.
     """
     folders = record.find([Path(runs)] if isinstance(runs, str | Path) else list(runs))
-    values, left_out = _read(folders, metric)
+    values, left_out = read_rows(folders, metric)
     if values.is_empty():
         where = ", ".join(map(str, [runs] if isinstance(runs, str | Path) else runs))
         raise ValueError(
@@ -138,44 +137,6 @@ def ranks_adaptations(criterion: str, format: str, protocol: str | None) -> None
             f"criterion={criterion}, format={format} and protocol={protocol} are options of tables of trained runs. "
             "Leave them out for adaptations; `dgbench adapt step=...` says which weights are adapted."
         )
-
-
-def _read(folders: Sequence[record.RunFolder], metric: str | None) -> tuple[pl.DataFrame, str | None]:
-    """One row per complete adaptation, phase, round and domain, and a sentence on those that are not complete."""
-    rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    others: dict[str, str] = {}
-    for folder in folders:
-        said = folder.read() or {}
-        if said.get("kind") != "adapt" or said["run_id"] in seen:
-            continue
-        if (status := folder.status()) != "complete":
-            others[said["run_id"]] = f"{said['columns']['adapter']} {status}"
-            continue
-        seen.add(said["run_id"])
-        columns = said["columns"]
-        facts = {
-            **columns,
-            "num_train": len(columns["train_domains"].split()),
-            "adapter_options": json.dumps({**said["identity"]["adapter"]["hparams"], "version": _version(said)}),
-            "run_id": said["run_id"],
-            "seconds_per_batch": said["seconds_per_batch"],
-        }
-        for line in folder.lines():
-            for name in line["n"]:
-                own = {key: value for key, value in line["values"].items() if key.startswith(f"{name}/")}
-                measured = {key.split("/")[2]: value for key, value in own.items()}
-                if metric is not None and metric not in measured:
-                    raise UnknownName(f"metric of {columns['dataset']}", metric, measured)
-                where = {"phase": line["phase"], "round": line["round"], "domain": name.split("/")[1]}
-                rows.append({**facts, **where, "value": measured[metric or columns["score"]], **measured})
-    counts = Counter(what for run_id, what in others.items() if run_id not in seen)
-    listed = ", ".join(f"{number} of {what.replace(' ', ' (')})" for what, number in sorted(counts.items()))
-    return pl.DataFrame(rows, infer_schema_length=None), f"Left out, as not complete: {listed}." if counts else None
-
-
-def _version(said: Mapping[str, Any]) -> int:
-    return said["identity"]["adapter"]["version"]
 
 
 def _told_apart(sheets: Sequence[Sheet], facts: Sequence[Mapping[str, Any]]) -> Iterator[Sheet]:

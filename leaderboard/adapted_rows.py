@@ -1,0 +1,59 @@
+"""What adaptations recorded, as rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from dgbench import record
+from dgbench.registry import UnknownName
+
+
+def read_rows(folders: Sequence[record.RunFolder], metric: str | None) -> tuple[pl.DataFrame, str | None]:
+    """One row per complete adaptation, phase, round and domain, and a sentence on those that are not complete.
+
+    Args:
+        folders: of adaptations; others are passed over.
+        metric: what stands in the column `value`; None: the score.
+
+    Raises:
+        UnknownName: a metric that an adaptation does not have.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    others: dict[str, str] = {}
+    for folder in folders:
+        said = folder.read() or {}
+        if said.get("kind") != "adapt" or said["run_id"] in seen:
+            continue
+        if (status := folder.status()) != "complete":
+            others[said["run_id"]] = f"{said['columns']['adapter']} {status}"
+            continue
+        seen.add(said["run_id"])
+        columns = said["columns"]
+        facts = {
+            **columns,
+            "num_train": len(columns["train_domains"].split()),
+            "adapter_options": json.dumps({**said["identity"]["adapter"]["hparams"], "version": _version(said)}),
+            "run_id": said["run_id"],
+            "seconds_per_batch": said["seconds_per_batch"],
+        }
+        for line in folder.lines():
+            for name in line["n"]:
+                own = {key: value for key, value in line["values"].items() if key.startswith(f"{name}/")}
+                measured = {key.split("/")[2]: value for key, value in own.items()}
+                if metric is not None and metric not in measured:
+                    raise UnknownName(f"metric of {columns['dataset']}", metric, measured)
+                where = {"phase": line["phase"], "round": line["round"], "domain": name.split("/")[1]}
+                rows.append({**facts, **where, "value": measured[metric or columns["score"]], **measured})
+    counts = Counter(what for run_id, what in others.items() if run_id not in seen)
+    listed = ", ".join(f"{number} of {what.replace(' ', ' (')})" for what, number in sorted(counts.items()))
+    return pl.DataFrame(rows, infer_schema_length=None), f"Left out, as not complete: {listed}." if counts else None
+
+
+def _version(said: Mapping[str, Any]) -> int:
+    return said["identity"]["adapter"]["version"]
