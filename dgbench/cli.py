@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 import dgbench
-from dgbench import shelves
+from dgbench import cli_results, shelves
 from dgbench.console import PAGE_WIDTH, duration, err, interruptible, listing, out, sentences
 from dgbench.registry import UnknownName
 
@@ -27,7 +27,6 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Look after the data.", no_args_is_help=True)
 app.add_typer(data, name="data")
-Runs = Annotated[list[Path], typer.Argument(help="Folders of runs (a sweep's runs_dir), or single runs.")]
 
 
 def main() -> None:
@@ -173,7 +172,7 @@ def show(
 
 
 @app.command()
-def status(runs: Runs) -> None:
+def status(runs: cli_results.Runs) -> None:
     """Count the runs by status, and estimate the time left."""
     from dgbench import sweeper
 
@@ -195,35 +194,6 @@ def status(runs: Runs) -> None:
         out.print(f"Nothing left of the {said['planned']} runs asked for.", highlight=False)
     for label, reason in said["failures"]:
         out.print(f"  {label}: {reason}", highlight=False, soft_wrap=True, markup=False)
-
-
-@app.command()
-def table(
-    runs: Runs,
-    criterion: Annotated[
-        str, typer.Option(help="train_validation, domain_cross_validation, oracle, oracle_best or last_step")
-    ] = "train_validation",
-    metric: Annotated[str | None, typer.Option(help="another metric than the score, e.g. nll")] = None,
-    format: Annotated[str, typer.Option(help="text, markdown, latex or csv")] = "text",
-    protocol: Annotated[
-        str | None, typer.Option(help="preset by whose rules runs are read, if not by their own, e.g. domainbed_2020")
-    ] = None,
-) -> None:
-    """Select models and rank the methods."""
-    from dgbench import record
-    from dgbench.leaderboard.tables import table as make_table
-
-    if record.kinds(runs) == {"adapt"}:
-        from dgbench.leaderboard.adaptation import adaptations, ranks_adaptations
-
-        ranks_adaptations(criterion, format, protocol)
-        out.print(adaptations(runs, metric))
-        return
-    made = make_table(runs, criterion=criterion, metric=metric, format=format, protocol=protocol)
-    if isinstance(made, str):
-        sys.stdout.write(made if made.endswith("\n") else made + "\n")
-    else:
-        out.print(made)
 
 
 @app.command()
@@ -302,3 +272,6 @@ def data_check(
         out.print(f"  {text}", highlight=False, soft_wrap=True, markup=False)
     out.print(f"{len(report.problems) or 'No'} mismatch{'es' * (len(report.problems) != 1)}.", highlight=False)
     raise typer.Exit(1 if report.problems else 0)
+
+
+cli_results.add_to(app)
