@@ -20,7 +20,7 @@ _PUBLIC = {
     "load": "dgbench.trained",
     "predict": "dgbench.prediction",
     "table": "dgbench.leaderboard.tables",
-    "compare": "dgbench.leaderboard.statistics",
+    "compare": "dgbench.leaderboard.compare",
     "adapt": "dgbench.adapt_sweep",
     "build_algorithm": "dgbench.algorithm",
     "build_adapter": "dgbench.adapter",

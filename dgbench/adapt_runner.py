@@ -111,7 +111,7 @@ def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) 
         torch.cuda.reset_peak_memory_stats(device)
     with threads(keys.threads):
         adapter = build_adapter(adaptation.adapter, algorithm, hparams=adaptation.hp, source=source, seed=keys.seed)
-        tallies = _follow(adaptation, adapter, _reported(adaptation, data), device, progress)
+        tallies = _follow(adaptation, adapter, _streamed(adaptation, data), device, progress)
         for index, ((domain, round_), tally) in enumerate(tallies.items()):
             folder.append(_line(index, domain, round_, tally, adapter))
         held_out = _held_out(adaptation.said, data, domains["train"])
@@ -238,19 +238,35 @@ class _Source:
                 yield Batch(x.unsqueeze(0), y.unsqueeze(0), domain)
 
 
-def _reported(adaptation: Adaptation, data: MultiDomainDataset) -> dict[str, Split]:
-    """Of every test domain the split that tables report, cut to `examples` of them, the same for all adapters."""
-    splits = {}
-    for name in adaptation.said["identity"]["domains"]["test"]:
-        parts = dict(splits_of(adaptation.said, data, name))
-        split = next(split for _, split in REPORTED if split in parts)
-        part, most = parts[split], adaptation.keys.examples
-        if most is not None and most < len(part):
-            generator = torch.Generator().manual_seed(adaptation.keys.seed)
-            chosen = torch.randperm(len(part), generator=generator)[:most].sort().values
-            part = Split(part.domain, part.indices[chosen])
-        splits[name] = part
-    return splits
+def _streamed(adaptation: Adaptation, data: MultiDomainDataset) -> dict[str, Split]:
+    """What is streamed, by domain, each cut to `examples` of it, the same for all adapters.
+
+    Of every test domain the split that tables report; or what of the training domains was held out.
+
+    Raises:
+        ValueError: nothing was.
+    """
+    said, keys = adaptation.said, adaptation.keys
+    domains = said["identity"]["domains"]
+    if keys.target == "validation":
+        splits = {name: part for (_, name), part in _held_out(said, data, domains["train"]).items()}
+        if not splits:
+            raise ValueError(
+                "target=validation streams what was held out of the training domains, but nothing was. Train with "
+                "protocol.splits=random, or leave target=test."
+            )
+    else:
+        parts = {name: dict(splits_of(said, data, name)) for name in domains["test"]}
+        splits = {name: next(own[split] for _, split in REPORTED if split in own) for name, own in parts.items()}
+    return {name: _cut(part, keys.examples, keys.seed) for name, part in splits.items()}
+
+
+def _cut(part: Split, most: int | None, seed: int) -> Split:
+    """At most so many of a split's examples."""
+    if most is None or most >= len(part):
+        return part
+    chosen = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    return Split(part.domain, part.indices[chosen])
 
 
 def _held_out(said: Mapping[str, Any], data: MultiDomainDataset, names: list[str]) -> dict[tuple[str, str], Split]:

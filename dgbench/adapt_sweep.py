@@ -7,46 +7,55 @@ import dataclasses
 import functools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
-from dgbench import adapt_runner, composition
+from dgbench import adapt_runner
 from dgbench.adaptation import Adaptation, expand
 from dgbench.algorithm import Algorithm
 from dgbench.lock import RunIsLocked
 from dgbench.registry import adapters
-from dgbench.sweeper import Report, progress_bars
+from dgbench.sweeper import Report, progress_bars, watched
 from dgbench.trained import load
 
+Launch = Callable[[Sequence[Sequence[str]]], Any]
 
-def run(arguments: Sequence[str], *, multirun: bool = True, console: Console | None = None) -> Report:
-    """Every adaptation that some overrides ask for and that is not done yet, one after the other.
+
+def run(arguments: Sequence[str], launch: Launch | None = None, console: Console | None = None) -> Report:
+    """Every adaptation that some overrides ask for and that is not done yet.
 
     Args:
-        arguments: overrides in Hydra's grammar.
-        multirun: whether a key may have several values; `runs` may always name many.
+        arguments: overrides in Hydra's grammar, with several values per key.
+        launch: runs the jobs, given the overrides of each; None: in this process, one after the other.
         console: where progress is shown.
 
     Raises:
-        ValueError: several values without `multirun`.
         CannotWrite: a folder cannot be written.
         Interrupted: SIGINT or SIGTERM; the same command continues.
     """
+    return run_all(expand(arguments), launch, console)
+
+
+def run_all(every: Sequence[Adaptation], launch: Launch | None = None, console: Console | None = None) -> Report:
+    """Those of some adaptations that are not done yet; arguments as of `run`."""
     console = console or Console(stderr=True)
     started = time.perf_counter()
-    swept = [o.input_line for o in composition.parse(arguments) if o.is_sweep_override()]
-    if not multirun and (several := [line for line in swept if not str(line).startswith("runs=")]):
-        raise ValueError(f"{several[0]}: several values ask for several adaptations of each run. Add -m.")
-    every = expand(arguments)
     every, refused = _possible(every)
     todo = [adaptation for adaptation in every if not adapt_runner.is_done(adaptation)]
     if not todo:
         console.print(f"Nothing to do: {len(every)} of {len(every)} adaptations are done.")
     else:
         console.print(f"{len(todo)} of {len(every)} adaptations to do.")
-        _run(todo, console)
+        with progress_bars(console) as progress:
+            if launch is None:
+                _run_here(todo, progress)
+            else:
+                with watched([adaptation.folder for adaptation in todo], progress):
+                    launch([adaptation.overrides for adaptation in todo])
     return dataclasses.replace(_report(every, time.perf_counter() - started), refused=refused)
 
 
@@ -78,21 +87,20 @@ def _refusal(adaptation: Adaptation, algorithm: Algorithm) -> str | None:
     return needs.unmet(algorithm, ())  # whatever it reads of the source will be there
 
 
-def _run(todo: Sequence[Adaptation], console: Console) -> None:
-    with progress_bars(console) as progress:
-        total = progress.add_task("adaptations", total=len(todo))
-        for adaptation in todo:
-            batches = progress.add_task(adaptation.label, total=None)
+def _run_here(todo: Sequence[Adaptation], progress: Progress) -> None:
+    total = progress.add_task("adaptations", total=len(todo))
+    for adaptation in todo:
+        batches = progress.add_task(adaptation.label, total=None)
 
-            def said(done: int, of: int, batches=batches) -> None:
-                progress.update(batches, completed=done, total=of)
+        def said(done: int, of: int, batches=batches) -> None:
+            progress.update(batches, completed=done, total=of)
 
-            try:
-                adapt_runner.execute(adaptation, said)
-            except RunIsLocked as error:
-                progress.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-            progress.remove_task(batches)
-            progress.advance(total)
+        try:
+            adapt_runner.execute(adaptation, said)
+        except RunIsLocked as error:
+            progress.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        progress.remove_task(batches)
+        progress.advance(total)
 
 
 def _report(every: Sequence[Adaptation], seconds: float) -> Report:

@@ -10,20 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dgbench import composition, hparams, plugins, record
 from dgbench.expansion import choices
-from dgbench.keys import typed
+from dgbench.keys import LOGGERS, typed
 from dgbench.registry import UnknownName, adapters
 from dgbench.stream import STREAMS
 
 ACCELERATORS = ("auto", "cpu", "gpu")
+TARGETS = ("test", "validation")
+# The groups of keys, and what a command that names none takes.
+GROUPS = {"adapter": "source", "stream": "online"}
 # Columns of a trained run that tables of its adaptations have too.
 OF_THE_SOURCE = (
     *("dataset", "data", "dataset_domains", "train_domains", "val_domains", "test_domains", "score"),
@@ -41,11 +43,13 @@ class AdaptKeys:
     batch_size: int
     examples: int | None
     seed: int
+    target: str
     hparams_seed: int
     source_after: bool
     data_dir: str | None
     runs_dir: str
     plugins: list[str]
+    logger: str
     group: str | None
     overwrite: bool
     retry: bool
@@ -58,8 +62,9 @@ class AdaptKeys:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}, expected {least} or more.")
-        if self.accelerator not in ACCELERATORS:
-            raise UnknownName("value of accelerator", self.accelerator, ACCELERATORS)
+        for name, known in (("accelerator", ACCELERATORS), ("target", TARGETS), ("logger", LOGGERS)):
+            if getattr(self, name) not in known:
+                raise UnknownName(f"value of {name}", getattr(self, name), known)
 
 
 @dataclass(kw_only=True)
@@ -78,6 +83,8 @@ class Adaptation:
     keys: AdaptKeys
     config: dict[str, Any] = field(repr=False)
     """The composed configuration this was resolved from."""
+    overrides: tuple[str, ...] = field(default=(), repr=False)
+    """What a worker process composes it from."""
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -90,7 +97,7 @@ class Adaptation:
             "step": keys.step,
             "adapter": {"name": self.adapter, "version": self.version, "hparams": dataclasses.asdict(self.hp)},
             "stream": {"name": self.stream, "options": dataclasses.asdict(self.options)},
-            **{name: getattr(keys, name) for name in ("batch_size", "examples", "seed", "source_after")},
+            **{name: getattr(keys, name) for name in ("batch_size", "examples", "seed", "target", "source_after")},
         }
 
     @functools.cached_property
@@ -129,7 +136,7 @@ class Adaptation:
             "stream": self.stream,
             "stream_options": ", ".join(changed),
             "stream_key": record.identity_hash(self.identity["stream"]),
-            **{name: getattr(self.keys, name) for name in ("batch_size", "examples", "seed")},
+            **{name: getattr(self.keys, name) for name in ("batch_size", "examples", "seed", "target")},
         }
 
 
@@ -141,25 +148,16 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         ValueError: anything else that Hydra refuses.
     """
     parsed = composition.parse(overrides)
-    named = {override.get_key_element(): override.value() for override in parsed}
-    chosen = {"adapter": str(named.get("adapter", "source")), "stream": str(named.get("stream", "online"))}
-    adapters.place(chosen["adapter"])
-    if chosen["stream"] not in STREAMS:
-        raise UnknownName("stream", chosen["stream"], STREAMS)
-    store = ConfigStore.instance()
-    fields = {"adapter": adapters[chosen["adapter"]].HParams, "stream": STREAMS[chosen["stream"]].Options}
-    for group, name in chosen.items():
-        node = {"name": name, **{f.name: None for f in dataclasses.fields(fields[group])}}
-        store.store(group=group, name=name, node=node, provider="dgbench")
+    chosen = {group: register(parsed, group)[0] for group in GROUPS}
     lines = [override.input_line or "" for override in parsed]
     try:
-        with initialize_config_module(version_base=None, config_module="dgbench.configs"):
-            container = OmegaConf.to_container(hydra_compose(config_name="adapt", overrides=lines), resolve=True)
+        container = OmegaConf.to_container(composition.composed(lines, "adapt"), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
+        fields = {"adapter": adapters[chosen["adapter"]].HParams, "stream": STREAMS[chosen["stream"]].Options}
         known = [f.name for f in dataclasses.fields(AdaptKeys)]
         known += [f"{group}.{f.name}" for group, cls in fields.items() for f in dataclasses.fields(cls)]
-        for key in named:
-            if key not in (*known, "adapter", "stream"):
+        for key in (override.get_key_element() for override in parsed):
+            if key not in (*known, *GROUPS):
                 place = key.rpartition(".")[0]
                 siblings = [name for name in known if place and name.startswith(f"{place}.")]
                 raise UnknownName(
@@ -170,8 +168,39 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def resolve(config: Mapping[str, Any], trained: record.RunFolder) -> Adaptation:
+def register(parsed: Sequence[Override], group: str) -> list[str]:
+    """Make adapters or streams choices of Hydra, those that some overrides name with all their keys; these names.
+
+    Raises:
+        UnknownName: one that does not exist.
+    """
+    composition.register_sweeper()
+    names = [GROUPS[group]]
+    for override in parsed:
+        if override.get_key_element() == group:
+            names = [str(value) for _, value, _ in choices(override)]
+    for name in names:
+        if group == "adapter":
+            adapters.place(name)
+        elif name not in STREAMS:
+            raise UnknownName("stream", name, STREAMS)
+    for name in adapters.names() if group == "adapter" else STREAMS:
+        node: dict[str, Any] = {"name": name}
+        if name in names:
+            # Every key is null, so that a value the user writes is told from a default.
+            cls = adapters[name].HParams if group == "adapter" else STREAMS[name].Options
+            node |= {f.name: None for f in dataclasses.fields(cls)}
+        ConfigStore.instance().store(group=group, name=name, node=node, provider="dgbench")
+    return names
+
+
+def resolve(config: Mapping[str, Any], trained: record.RunFolder, overrides: Sequence[str] = ()) -> Adaptation:
     """An adaptation of one trained run.
+
+    Args:
+        config: as `compose` gives it.
+        trained: the run.
+        overrides: what a worker process composes it from.
 
     Raises:
         UnknownName: a name that does not exist.
@@ -180,7 +209,7 @@ def resolve(config: Mapping[str, Any], trained: record.RunFolder) -> Adaptation:
     said = trained.read()
     assert said is not None
     resolved, config = check(config), {**config, "plugins": plugins.in_effect()}
-    return Adaptation(trained=trained, said=said, config=config, **resolved)
+    return Adaptation(trained=trained, said=said, config=config, overrides=tuple(overrides), **resolved)
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,9 +246,11 @@ def expand(arguments: Sequence[str]) -> list[Adaptation]:
     overrides = [o for o in composition.parse(arguments) if not o.is_hydra_override()]
     made: dict[str, Adaptation] = {}
     for chosen in itertools.product(*map(choices, overrides)):
-        config = compose([f"{key}={text}" for key, text, _ in chosen])
+        lines = [f"{key}={text}" for key, text, _ in chosen]
+        config = compose(lines)
         for trained in trained_runs(config["runs"]):
-            adaptation = resolve(config, trained)
+            kept = [line for line in lines if not line.startswith("runs=")]
+            adaptation = resolve(config, trained, (*kept, f"runs={composition.literal(str(trained.path))}"))
             made.setdefault(adaptation.run_id, adaptation)
     return list(made.values())
 

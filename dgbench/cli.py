@@ -32,9 +32,9 @@ app.add_typer(data, name="data")
 def main() -> None:
     """Run the command; what a user can cause ends in a sentence, not in a trace."""
     with interruptible():
-        if sys.argv[1:2] == ["train"]:
+        if sys.argv[1:2] in (["train"], ["adapt"]):
             # Hydra reads the command line itself: its flags, its help, its launchers.
-            sys.exit(sentences(lambda: _train(sys.argv[2:])))
+            sys.exit(sentences(lambda: _hydra(*sys.argv[1:])))
         sys.exit(sentences(lambda: app(prog_name="dgbench")))
 
 
@@ -56,13 +56,18 @@ def _options(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train() -> None:
     """Train one run, or with -m all that several values per key ask for."""
-    # Reached only through `dgbench --help`'s listing; `main` hands `train` to Hydra.
+    # Reached only through `dgbench --help`'s listing; `main` hands `train` and `adapt` to Hydra.
 
 
-def _train(arguments: list[str]) -> int:
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def adapt() -> None:
+    """Adapt trained runs to streams of their test domains: runs=FOLDER adapter=NAME stream=NAME."""
+
+
+def _hydra(command: str, *arguments: str) -> int:
     from dgbench import application
 
-    return application.main(arguments)
+    return application.main(command, arguments)
 
 
 def show_report(report: Report) -> int:
@@ -122,20 +127,6 @@ def experiment_(
     from dgbench import experiment
 
     raise typer.Exit(experiment.run(name, keys or (), only_plan=only_plan))
-
-
-@app.command(context_settings={"ignore_unknown_options": True})
-def adapt(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of configs/adapt.yaml.")
-    ] = None,
-    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Several values per key.")] = False,
-) -> None:
-    """Adapt trained runs to streams of their test domains: runs=FOLDER adapter=NAME stream=NAME."""
-    from dgbench import adapt_sweep
-
-    report = adapt_sweep.run(overrides or (), multirun=multirun)
-    raise typer.Exit(show_report(report))
 
 
 @app.command("list")

@@ -123,12 +123,7 @@ def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[st
     Every key is null, so that a value the user writes is told from a default.
     """
     store = ConfigStore.instance()
-    store.store(
-        group="hydra/sweeper",
-        name="dgbench",
-        node={"_target_": "hydra_plugins.dgbench_sweeper.DGBenchSweeper", "arguments": []},
-        provider="dgbench",
-    )
+    register_sweeper()
     for group, registry, chosen, attribute in (
         ("algorithm", algorithms, set(chosen_algorithms), "HParams"),
         ("dataset", datasets, set(chosen_datasets), "Options"),
@@ -138,6 +133,16 @@ def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[st
             if name in chosen:
                 node |= {f.name: None for f in dataclasses.fields(getattr(registry[name], attribute))}
             store.store(group=group, name=name, node=node, provider="dgbench")
+
+
+def register_sweeper() -> None:
+    """Make our sweeper a choice of Hydra's."""
+    ConfigStore.instance().store(
+        group="hydra/sweeper",
+        name="dgbench",
+        node={"_target_": "hydra_plugins.dgbench_sweeper.DGBenchSweeper", "command": "train", "arguments": []},
+        provider="dgbench",
+    )
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -152,7 +157,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     register(algorithm, dataset)
     lines = [override.input_line or "" for override in parsed]
     try:
-        container = OmegaConf.to_container(_composed(lines), resolve=True, throw_on_missing=True)
+        container = OmegaConf.to_container(composed(lines), resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         _raise_unknown_key(lines, algorithm, dataset, error)
     assert isinstance(container, dict)
@@ -180,20 +185,20 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _composed(overrides: Sequence[str]) -> DictConfig:
+def composed(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
     """Hydra's composition, also from inside a Hydra application, whose own state is put aside for it."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(version_base=None, config_module="dgbench.configs"):
-            return hydra_compose(config_name="config", overrides=list(overrides))
+            return hydra_compose(config_name=config_name, overrides=list(overrides))
     finally:
         GlobalHydra.instance().hydra = outer
 
 
 def _raise_unknown_key(lines: list[str], algorithm: list[str], dataset: list[str], error: Exception) -> None:
     """Say which key is unknown and what it may have meant; otherwise say what Hydra said."""
-    base = _composed([f"algorithm={algorithm[0]}", f"dataset={dataset[0]}"])
+    base = composed([f"algorithm={algorithm[0]}", f"dataset={dataset[0]}"])
     known = _paths(OmegaConf.to_container(base, resolve=False))
     for line in lines:
         key = line.split("=")[0].lstrip("+~")

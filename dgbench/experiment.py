@@ -156,7 +156,8 @@ def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> i
         console.out.print(f"\n{number}. {stage.kind}", style="bold", highlight=False)
         runs_dirs = sorted({*runs_dirs, *(job.run.keys.runs_dir for sweep in sweeps for job in sweep.jobs)})
         if stage.adapt is not None:
-            code = max(code, _adapt(stage.adapt, runs_dirs))
+            launchers = [line for line in changes if line.lstrip("+").startswith("hydra")]
+            code = max(code, _adapt([*stage.adapt, *launchers], runs_dirs))
         elif stage.train is None:
             _show(stage, runs_dirs)
         for sweep in sweeps:
@@ -187,15 +188,16 @@ def _in_words(stage: Stage, sweeps: Sequence[Sweep]) -> str:
 
 
 def _show(stage: Stage, runs_dirs: Sequence[str]) -> None:
-    from dgbench.leaderboard import statistics, tables
+    from dgbench.leaderboard import tables
     from dgbench.leaderboard.adaptation import adaptations
+    from dgbench.leaderboard.compare import compare
 
     paths = [Path(runs_dir).expanduser() for runs_dir in runs_dirs]
     made: Any
     if stage.table and stage.table.of == "adapt":
         made = adaptations(_adapted(runs_dirs), stage.table.metric)
     elif stage.compare:
-        made = statistics.compare(paths, **stage.compare.model_dump())
+        made = compare(paths, **stage.compare.model_dump())
     else:
         made = tables.table(paths, **(stage.table or TableOptions()).model_dump(exclude={"of"}))
     if isinstance(made, str):
@@ -209,7 +211,10 @@ def _adapt(overrides: Sequence[str], runs_dirs: Sequence[str]) -> int:
     from dgbench import adapt_sweep, cli
 
     into = composition.literal(_adapted(runs_dirs))
-    return cli.show_report(adapt_sweep.run([f"runs={composition.literal(runs_dirs)}", f"runs_dir={into}", *overrides]))
+    arguments = [f"runs={composition.literal(runs_dirs)}", f"runs_dir={into}", *overrides]
+    if any(override.is_hydra_override() for override in composition.parse(arguments)):
+        return _launched("adapt", arguments)
+    return cli.show_report(adapt_sweep.run(arguments))
 
 
 def _adapted(runs_dirs: Sequence[str]) -> str:
@@ -218,13 +223,20 @@ def _adapted(runs_dirs: Sequence[str]) -> str:
 
 def _train(sweep: Sweep) -> int:
     """One sweep; its exit code."""
-    from dgbench import application, cli, sweeper
+    from dgbench import cli, sweeper
 
-    if not sweep.is_hydras:
-        return cli.show_report(sweeper.run_sweep(sweep.overrides))
+    if sweep.is_hydras:
+        return _launched("train", sweep.overrides)
+    return cli.show_report(sweeper.run_sweep(sweep.overrides))
+
+
+def _launched(command: str, overrides: Sequence[str]) -> int:
+    """A sweep as Hydra's application; its exit code."""
+    from dgbench import application
+
     arguments = sys.argv
     try:
-        return application.main(["-m", *sweep.overrides])
+        return application.main(command, ["-m", *overrides])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     finally:

@@ -35,7 +35,7 @@ class TableOptions(_Strict):
 
 
 class CompareOptions(_Strict):
-    """Options of `leaderboard.statistics.compare`."""
+    """Options of `leaderboard.compare.compare`."""
 
     baseline: str
     criterion: str = "train_validation"

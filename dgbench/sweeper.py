@@ -88,7 +88,7 @@ def run_sweep(
                 with devices.taken(todo[0].run.keys.devices, todo[0].run.keys.runs_per_device):
                     _run_here(todo, progress)
             else:
-                with _watched(todo, progress):
+                with watched([job.run.folder for job in todo], progress):
                     launch([job.overrides for job in todo])
     return dataclasses.replace(_report(jobs, time.perf_counter() - started), refused=refused)
 
@@ -145,10 +145,10 @@ def _completed(progress: Progress, task: Any, step: int) -> None:
     progress.update(task, completed=step)
 
 
-class _watched:  # noqa: N801
+class watched:  # noqa: N801
     """Shows how many of some runs are finished while other processes run them."""
 
-    def __init__(self, todo: Sequence[Job], progress: Progress):
+    def __init__(self, todo: Sequence[record.RunFolder], progress: Progress):
         self.waiting, self.progress = list(todo), progress
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -167,7 +167,7 @@ class _watched:  # noqa: N801
             is_last_look = self.stop.wait(2.0)
             # Launchers start jobs in order: the first few that are not finished are the ones to look at.
             near, far = self.waiting[:256], self.waiting[256:]
-            near = [job for job in near if job.run.folder.status() in (None, "running", "interrupted")]
+            near = [folder for folder in near if folder.status() in (None, "running", "interrupted")]
             done = len(self.waiting) - len(near) - len(far)
             self.waiting = near + far
             self.progress.advance(total, done)

@@ -25,13 +25,10 @@ from dgbench.selection import LOWER_IS_BETTER
 
 from . import notes as notes_
 from .adapted_rows import read_rows
-from .statistics import Difference, paired_differences
+from .statistics import LEVEL, MIN_TRIALS, Difference, paired_differences
 from .tables import IN_PERCENT, Paths
 
 BASELINE = "source"
-LEVEL = 0.05
-# Of fewer trials no gain or loss is claimed, however small p is.
-MIN_TRIALS = 3
 # What is compared within one table: one model, one stream.
 TABLE = (
     *("dataset", "data", "num_train", "val_domains", "protocol_key", "network", "norm", "network_key"),
@@ -151,7 +148,7 @@ def _told_apart(sheets: Sequence[Sheet], facts: Sequence[Mapping[str, Any]]) -> 
 def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
     facts: Mapping[str, Any] = values.row(0, named=True)
     metric = metric or facts["score"]
-    names = _names(values)
+    names = adapter_names(values)
     named = values.with_columns(
         method=pl.struct("adapter", "adapter_options").map_elements(lambda row: names[tuple(row.values())], pl.String),
         trial=pl.format("{}/{}", "trial_seed", "data_seed"),
@@ -219,7 +216,7 @@ def _differences(full: pl.DataFrame) -> list[Difference]:
     return [found.get(method, Difference(method, 0, None)) for method in methods]
 
 
-def _names(values: pl.DataFrame) -> dict[tuple[str, str], str]:
+def adapter_names(values: pl.DataFrame) -> dict[tuple[str, str], str]:
     """What rows are called: the adapter, and where it comes with several hyper-parameters, those that differ."""
     several: dict[str, dict[str, dict[str, Any]]] = {}
     for name, text in values.select("adapter", "adapter_options").unique().sort(pl.all()).iter_rows():

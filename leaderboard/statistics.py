@@ -1,36 +1,84 @@
-"""Whether methods differ from a baseline: paired differences over trials, with their uncertainty.
+"""Whether methods differ, and how sure that is: errors, intervals and tests.
 
-A trial is one replication: within it all methods see the same split of the data. Its value is the mean over the test
-domains, which are no replications of each other: they share training data.
+The unit of replication is the trial: within it all methods see the same split of the data. Its value is the mean over
+the test domains, which are no replications of each other: they share training data.
+What ranks methods over datasets is in `ranks`, and to be had here too.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.table import Table as Grid
-from rich.text import Text
+from numpy.typing import ArrayLike
 from scipy import stats
 
-from dgbench import record
-from dgbench.cells import CELL, METHOD, TABLE, TRIAL, coverage, with_cells
 from dgbench.registry import UnknownName
-from dgbench.selection import DIGITS, selection
+from dgbench.selection import DIGITS
 
-from . import notes
-from .aggregate import method_names
-from .tables import IN_PERCENT, Paths, check_metric
+from . import ranks
+from .ranks import Friedman, friedman, mean_ranks, nemenyi_cd, rank_intervals, rank_intervals_from_errors  # noqa: F401
 
 LEVEL = 0.05
+# Of fewer trials nothing is claimed, however small p is.
+MIN_TRIALS = 3
+
+
+def standard_error(values: ArrayLike) -> float | None:
+    """Standard error of the mean of independent values (n,), with divisor n-1; None for fewer than two.
+
+    >>> standard_error([1.0, 2.0, 3.0])
+    0.5773502691896258
+    """
+    x = np.asarray(values, float)
+    return float(x.std(ddof=1) / math.sqrt(x.size)) if x.size > 1 else None
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
+    """Interval of the mean of independent normal values (n,), by Student's t; None for fewer than two.
+
+    Args:
+        values: in any unit, which the interval has too.
+        level: the share of such experiments in which it covers the true mean.
+    """
+    x = np.asarray(values, float)
+    if (se := standard_error(x)) is None:
+        return None
+    reach = float(stats.t.ppf((1 + level) / 2, x.size - 1)) * se
+    return float(x.mean()) - reach, float(x.mean()) + reach
+
+
+def min_p(num_pairs: int) -> float:
+    """Smallest two-sided p that signs of paired differences can give: 2 / 2^n.
+
+    It bounds Wilcoxon's signed-rank test and the sign-flip test, and so what n pairs can show without the assumption
+    that differences are normal.
+
+    >>> min_p(3), min_p(6)
+    (0.25, 0.03125)
+    """
+    return min(1.0, 2.0 ** (1 - num_pairs))
+
+
+def interquartile_mean(values: ArrayLike) -> float:
+    """Mean of what is left without the lowest and the highest quarter of some values of any shape.
+
+    Of n values, floor(n / 4) are left out on either side.
+
+    Source: R. Agarwal et al. Deep reinforcement learning at the edge of the statistical precipice. NeurIPS 2021,
+    section 4.3.
+    """
+    return float(stats.trim_mean(np.asarray(values, float), 0.25, axis=None))
+
+
+def worst(values: ArrayLike, lower_is_better: bool = False) -> float:
+    """The worst of some values, of test domains say; NaN if one is."""
+    x = np.asarray(values, float)
+    return float(x.max() if lower_is_better else x.min())
 
 
 @dataclass(frozen=True)
@@ -58,7 +106,9 @@ class Difference:
         """What follows at the level of 5 %, after Holm's correction."""
         if self.holm_p is None:
             return "not tested"
-        return "differs" if self.holm_p < LEVEL else "no difference shown"
+        if self.num_trials < MIN_TRIALS:
+            return "too few trials"
+        return "differs" if self.holm_p < LEVEL else "not shown"
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -100,7 +150,7 @@ def paired_differences(values: pl.DataFrame, baseline: str) -> list[Difference]:
         UnknownName: no such method.
         ValueError: two numbers for one place.
     """
-    by_method = _trial_means(values)
+    by_method = trial_means(values)
     if baseline not in by_method:
         raise UnknownName("method (baseline)", baseline, by_method)
     num_trials = values["trial"].n_unique()
@@ -112,8 +162,15 @@ def paired_differences(values: pl.DataFrame, baseline: str) -> list[Difference]:
     return made
 
 
-def _trial_means(values: pl.DataFrame) -> dict[str, dict[object, float]]:
-    """Per method and trial the mean over all test domains, where all are there."""
+def trial_means(values: pl.DataFrame) -> dict[str, dict[Hashable, float]]:
+    """Per method and trial the mean over all test domains, where all are there.
+
+    Args:
+        values: as `paired_differences` takes them.
+
+    Raises:
+        ValueError: two numbers for one place.
+    """
     keys = ["method", "trial", "test_domain"]
     if len(twice := values.group_by(keys).len().filter(pl.col("len") > 1).sort("method")):
         method, trial, domain, number = twice.row(0)
@@ -131,13 +188,13 @@ def _trial_means(values: pl.DataFrame) -> dict[str, dict[object, float]]:
         .agg(value.mean().round_sig_figs(DIGITS), num_domains=pl.len())
         .filter(pl.col("num_domains") == num_domains)
     )
-    found: dict[str, dict[object, float]] = {name: {} for name in values["method"].unique().sort()}
+    found: dict[str, dict[Hashable, float]] = {name: {} for name in values["method"].unique().sort()}
     for row in means.iter_rows(named=True):
         found[row["method"]][row["trial"]] = row["value"]
     return found
 
 
-def _difference(method: str, own: dict[object, float], base: dict[object, float], num_trials: int) -> Difference:
+def _difference(method: str, own: dict[Hashable, float], base: dict[Hashable, float], num_trials: int) -> Difference:
     common = [trial for trial in own if trial in base]
     n = len(common)
     a, b = (np.array([side[trial] for trial in common]) for side in (own, base))
@@ -150,9 +207,8 @@ def _difference(method: str, own: dict[object, float], base: dict[object, float]
     if n == 2:
         said.append("Two trials leave one degree of freedom: the interval is ±12.7 standard errors.")
     d = a - b
-    mean, se = float(d.mean()), float(d.std(ddof=1) / math.sqrt(n))
-    reach = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * se
-    return Difference(method, n, mean, se, mean - reach, mean + reach, _p(a, b), note=" ".join(said) or None)
+    low, high = t_interval(d, 1 - LEVEL) or (None, None)
+    return Difference(method, n, float(d.mean()), standard_error(d), low, high, _p(a, b), note=" ".join(said) or None)
 
 
 def _p(a: np.ndarray, b: np.ndarray) -> float:
@@ -166,132 +222,65 @@ def _p(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The differences of one table's methods from a baseline."""
+class StratifiedDifference:
+    """A method minus the baseline: the mean over datasets of the mean over the trials that both have."""
 
-    title: str
-    subtitle: str
-    differences: tuple[Difference, ...]
-    is_percent: bool
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """One comparison per table; prints as text."""
-
-    parts: tuple[Comparison, ...]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        for place, part in enumerate(self.parts):
-            if place:
-                yield Text()
-            yield Text(part.title, style="bold")
-            yield Text(part.subtitle, style="dim")
-            yield _grid(part)
-            for note in part.notes:
-                yield Text(note, style="dim")
-
-    def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=100)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
-
-    __repr__ = __str__
+    num_trials: int
+    """Common trials, of all datasets together."""
+    fewest_trials: int
+    """Of any dataset."""
+    mean: float | None
+    """In the units of the values; None where a dataset has no common trial."""
+    low: float | None = None
+    """Of the 95 % percentile interval; None, as are `high` and p, where a dataset has fewer than two common trials."""
+    high: float | None = None
+    p: float | None = None
+    """Two-sided, of the bootstrap; never below `min_p(num_trials)`."""
 
 
-def compare(runs: Paths, baseline: str, criterion: str = "train_validation", metric: str | None = None) -> Comparisons:
-    """Compare methods with a baseline, paired by trial.
+def stratified_difference(
+    by_dataset: Mapping[str, Mapping[str, Mapping[Hashable, float]]],
+    method: str,
+    baseline: str,
+    *,
+    num_draws: int = 2000,
+    seed: int = 0,
+) -> StratifiedDifference:
+    """A method's mean difference from a baseline over datasets, each dataset counted once.
+
+    The bootstrap resamples trials, as pairs, within each dataset; datasets are given, not drawn. `ranks.resample` says
+    how many. p is twice the smaller share of draws on one side of 0, counting the observed mean as one more draw.
+    Simulated with normal differences on 2, 4 and 7 datasets, the 95 % interval covers 66 to 89 % at two trials each, 87
+    to 93 % at three, 92 to 93 % at five and 93 to 95 % at ten.
+
+    Source: R. Agarwal et al. Deep reinforcement learning at the edge of the statistical precipice. NeurIPS 2021,
+    section 4.1 (strata); B. Efron, R. Tibshirani. An introduction to the bootstrap. 1993, chapters 13 and 15.
 
     Args:
-        runs: folders of runs (a sweep's runs_dir), or single runs.
-        baseline: a method as tables name it: its label, or its algorithm.
-        criterion: how models are selected, of `dgbench.selection.criteria()`.
-        metric: what is compared; None: the score by which is selected.
-
-    Raises:
-        UnknownName: a criterion or metric that does not exist, or a baseline that no table has.
-        ValueError: there is nothing to compare.
+        by_dataset: per dataset and method, each trial's value; what is not finite is not there.
+        method: its values.
+        baseline: a method.
+        num_draws: of the bootstrap.
+        seed: of the bootstrap.
     """
-    chooser = selection(criterion)
-    found = record.runs(runs)
-    if found.is_empty():
-        where = ", ".join(map(str, [runs] if isinstance(runs, str | Path) else runs))
-        raise ValueError(f"No runs under {where}. Name the runs_dir of a sweep, or let it begin.")
-    covered = coverage(found)
-    finished = found.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
-    if metric is not None:
-        check_metric(finished, metric)
-    rows = record.read(finished, {*finished["score"], *([metric] if metric else [])})
-    chosen = chooser.choose(rows, metric)
-    cells = with_cells(found)
-    facts = cells.group_by(TABLE).agg(pl.col("protocol", "network", "num_steps", "score").first()).sort(TABLE)
-    parts, without = [], []
-    for fact, label in zip(facts.iter_rows(named=True), notes.labels(facts), strict=True):
-        of = [pl.col(name) == fact[name] for name in TABLE]
-        values = _values(covered.filter(of), chosen.filter(of))
-        if baseline not in values["method"]:
-            without.append(label)
-            continue
-        its_metric = metric or fact["score"]
-        title, subtitle = notes.heading(label, {**fact, "score": its_metric}, chooser, cells.filter(of))
-        differences = tuple(paired_differences(values, baseline))
-        said = (_MEANING, *_of_methods(differences), *_of_diverged(chosen.filter(of)))
-        title = f"{title}; differences from {baseline}"
-        parts.append(Comparison(title, subtitle, differences, its_metric in IN_PERCENT, said))
-    if not parts:
-        known = set(method_names(found.select(METHOD).unique().sort(METHOD).iter_rows()).values())
-        raise UnknownName("method (baseline)", baseline, sorted(known))
-    if not any(part.differences for part in parts):
-        raise ValueError(f"There is nothing to compare with {baseline}: no other method has runs. Name more folders.")
-    if without:
-        said = (*parts[-1].notes, f"Left out, as {baseline} is not there: {', '.join(without)}.")
-        parts[-1] = replace(parts[-1], notes=said)
-    return Comparisons(tuple(parts))
+    strata = [_common(methods.get(method, {}), methods.get(baseline, {})) for _, methods in sorted(by_dataset.items())]
+    sizes = [len(d) for d in strata]
+    counts = sum(sizes), min(sizes, default=0)
+    if not all(sizes) or not sizes:
+        return StratifiedDifference(*counts, None)
+    mean = float(np.mean([d.mean() for d in strata]))
+    if min(sizes) < 2:
+        return StratifiedDifference(*counts, mean)
+    generator = np.random.default_rng(seed)
+    drawn = np.mean([ranks.resample(d[None], generator, num_draws)[0] for d in strata], axis=0)  # (num_draws,)
+    low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    side = 1 + min((drawn <= 0).sum(), (drawn >= 0).sum())
+    p = max(min(1.0, 2 * side / (num_draws + 1)), min_p(sum(sizes)))
+    return StratifiedDifference(*counts, mean, float(low), float(high), float(p))
 
 
-_MEANING = (
-    "A method minus the baseline within each trial, averaged over the test domains. Interval: 95 %, Student's t over "
-    "trials. p: paired t test; Holm: corrected for the number of methods. Differs: Holm's p is below 0.05."
-)
-
-
-def _values(covered: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
-    """One row per number that a table should have, null where it has none, as `paired_differences` takes them."""
-    names = method_names(covered.select(METHOD).unique().sort(METHOD).iter_rows())
-    named = pl.struct(METHOD).map_elements(lambda row: names[tuple(row[key] for key in METHOD)], pl.String)
-    return covered.join(chosen.select(*CELL, "value"), on=CELL, how="left").select(
-        "test_domain", "value", method=named, trial=pl.format("{}/{}", *TRIAL)
-    )
-
-
-def _of_methods(differences: Sequence[Difference]) -> tuple[str, ...]:
-    """Their notes, each with the methods that it holds for."""
-    methods: dict[str, list[str]] = {}
-    for difference in differences:
-        if difference.note:
-            methods.setdefault(difference.note, []).append(difference.method)
-    return tuple(f"{', '.join(names)}: {note}" for note, names in methods.items())
-
-
-def _of_diverged(chosen: pl.DataFrame) -> tuple[str, ...]:
-    number = (chosen["status"] == "diverged").sum()
-    return (f"Numbers of runs that diverged are among them: {number} of {len(chosen)}.",) if number else ()
-
-
-def _grid(part: Comparison) -> Grid:
-    grid = Grid(box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    grid.add_column("method", overflow="fold")
-    for name in ("trials", "difference", "95 % interval", "p", "Holm"):
-        grid.add_column(name, justify="right")
-    grid.add_column("verdict")
-
-    def number(value: float | None) -> str:
-        return "—" if value is None else f"{100 * value:+.1f}" if part.is_percent else f"{value:+.3f}"
-
-    for d in part.differences:
-        p, corrected = ("—" if v is None else f"{v:.3f}" if v >= 0.001 else "<0.001" for v in (d.p, d.holm_p))
-        interval = "—" if d.low is None else f"[{number(d.low)}, {number(d.high)}]"
-        grid.add_row(d.method, str(d.num_trials), number(d.mean), interval, p, corrected, d.verdict)
-    return grid
+def _common(own: Mapping[Hashable, float], base: Mapping[Hashable, float]) -> np.ndarray:
+    """Differences over common trials (n,), in an order that does not depend on the mappings'."""
+    trials = sorted(own.keys() & base.keys(), key=str)
+    d = np.array([own[trial] - base[trial] for trial in trials], float)
+    return d[np.isfinite(d)]

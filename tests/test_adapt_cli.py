@@ -71,6 +71,20 @@ def test_several_values_need_m_and_failures_end_in_code_1(command, trained):
     assert "train with network.norm=instance_aware" in err
 
 
+def test_it_is_hydras_application(command, trained, tmp_path):
+    code, out, _ = command("adapt", f"runs={trained}", "adapter=tent", "adapter.lr=0.5", "--cfg", "job")
+    assert (code, "adapter:\n  name: tent\n  lr: 0.5\n" in out) == (0, True)
+    code, out, _ = command("adapt", "--help")
+    assert (code, "adapter: adanpc, alpha_bn," in out) == (0, True)
+    code, _, err = command("adapt", f"runs={trained}", "adapter.lr=0.5")
+    assert (code, "'adapter.lr' is not a known key of adapter=source stream=online" in err) == (1, True)
+    keys = ["examples=16", "runs_dir=out", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    code, out, err = command("adapt", "-m", f"runs={trained}", "adapter=source,tent", *keys)
+    assert (code, out.split(" (")[0].splitlines()[-1]) == (0, "2 runs: 2 complete"), err
+    assert {RunFolder(path).read()["columns"]["adapter"] for path in (tmp_path / "out").iterdir()} == {"source", "tent"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
 def test_lists_and_sheets(command):
     _, out, _ = command("list", "adapters")
     assert {"source", "tent", "t3a"} <= {line.split()[0] for line in out.splitlines()}

@@ -260,7 +260,7 @@ def test_locks_in_a_folder_of_somebody_else_are_a_sentence(tmp_path, monkeypatch
 @pytest.mark.parametrize("route", ["sweep", "one run", "worker"])
 def test_a_run_holds_a_gpu_while_it_trains_and_no_longer(route, tmp_path, monkeypatch):
     # Not above: the processes that contend import this file.
-    from dgbench import application, composition, sweeper
+    from dgbench import application, composition, sweeper, train_command
     from dgbench.runner import Outcome
 
     monkeypatch.setenv(VISIBLE, "6,7")
@@ -281,6 +281,6 @@ def test_a_run_holds_a_gpu_while_it_trains_and_no_longer(route, tmp_path, monkey
         monkeypatch.setattr(application, "_is_worker", lambda: route == "worker")
         composed = OmegaConf.create(composition.compose([*lines, "test_domains=[0]"]))
         with pytest.raises(SystemExit) if route == "one run" else contextlib.nullcontext():
-            application.run_job(composed)
+            train_command.job(composed)
     assert seen == [("7", None)] * (3 if route == "sweep" else 1)
     assert slots.take(on_7, 1) is not None

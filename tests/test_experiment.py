@@ -190,7 +190,7 @@ def test_a_launcher_runs_every_sweep(write, tmp_path):
 
 
 def test_an_error_in_a_launched_sweep_ends_the_experiment(command, write, monkeypatch):
-    monkeypatch.setattr("dgbench.application.main", lambda arguments: sys.exit(130))
+    monkeypatch.setattr("dgbench.application.main", lambda command, arguments: sys.exit(130))
     code, out, _ = command("experiment", write(), "hydra/launcher=joblib")
     assert code == 130
     assert "\n2. train\n" not in out

@@ -212,7 +212,7 @@ def test_the_key_takes_a_list_or_one(folder, monkeypatch):
 def test_a_sweep_hands_all_plugins_on(folder, monkeypatch):
     homemade.write(folder.parent, {"own_method.py": homemade.method()})
     monkeypatch.setenv("DGBENCH_PLUGINS", "own_method.py")
-    (handed,) = application._stashed(composition.parse(["plugins=mine"]))
+    *_, handed = application._stashed(composition.parse(["plugins=mine"]), "train")
     assert handed == f"hydra.sweeper.arguments=['plugins=[\\'{folder.parent}/own_method.py\\',\\'{folder}\\']']"
 
 

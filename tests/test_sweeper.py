@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import dgbench
-from dgbench import application, cli, composition, config, expansion, sweeper
+from dgbench import application, cli, composition, config, expansion, sweeper, train_command
 from dgbench.algorithms.erm import ERM
 from dgbench.api import literal
 from dgbench.registry import UnknownName
@@ -242,6 +242,6 @@ def test_a_run_that_another_process_writes_does_not_end_a_workers_sweep(tmp_path
     monkeypatch.setattr(application, "_is_worker", lambda: True)
     job.run.folder.create()
     with job.run.folder.lock.held():
-        assert "is being written by process" in (application.run_job(OmegaConf.create(job.run.config)) or "")
-    assert application.run_job(OmegaConf.create({**job.run.config, "test_domains": [0]})) is None
+        assert "is being written by process" in (train_command.job(OmegaConf.create(job.run.config)) or "")
+    assert train_command.job(OmegaConf.create({**job.run.config, "test_domains": [0]})) is None
     assert job.run.folder.status() == "complete"

@@ -19,11 +19,13 @@ class DGBenchSweeper(Sweeper):
     """Expands `test_domains=each` per dataset, drops what is done, and launches the rest.
 
     Args:
+        command: which application, `train` or `adapt`.
         arguments: the overrides of the command line. They do not pass through Hydra's own composition, which knows
             nothing of keys that only some of the swept methods have.
     """
 
-    def __init__(self, arguments: list[str]):
+    def __init__(self, arguments: list[str], command: str = "train"):
+        self.command = command
         self.arguments = list(arguments)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -48,4 +50,4 @@ class DGBenchSweeper(Sweeper):
                     if job.return_value is not None:  # raises what the job raised
                         print(job.return_value, file=sys.stderr)
 
-        run_jobs([*arguments, *self.arguments], launch)
+        run_jobs(self.command, [*arguments, *self.arguments], launch)
