@@ -178,7 +178,7 @@ def register(parsed: Sequence[Override], group: str) -> list[str]:
     names = [GROUPS[group]]
     for override in parsed:
         if override.get_key_element() == group:
-            names = [str(value) for _, value, _ in choices(override)]
+            names = [str(getattr(value, "text", value)) for _, _, value in choices(override)]
     for name in names:
         if group == "adapter":
             adapters.place(name)

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from dgbench import record
@@ -25,10 +23,11 @@ from dgbench.selection import LOWER_IS_BETTER
 
 from . import notes as notes_
 from .adapted_rows import read_rows
-from .statistics import LEVEL, MIN_TRIALS, Difference, paired_differences
+from .adapted_text import BASELINE, Row, Sheet, grid
+from .adapter_choice import ORACLE, SETTING, with_choices
+from .statistics import MIN_TRIALS, Difference, paired_differences
 from .tables import IN_PERCENT, Paths
 
-BASELINE = "source"
 # What is compared within one table: one model, one stream.
 TABLE = (
     *("dataset", "data", "num_train", "val_domains", "protocol_key", "network", "norm", "network_key"),
@@ -40,43 +39,14 @@ UNSAID = ("data", "num_train", "val_domains", "protocol_key", "network_key", "va
 
 
 @dataclass(frozen=True)
-class Row:
-    """One adapter."""
-
-    name: str
-    cells: tuple[float | None, ...]
-    """The mean over trials (and corruptions) on each domain of the stream, None where a trial lacks it."""
-    average: float | None
-    """Of the domains, over trials; None where cells are missing."""
-    difference: Difference
-    """From the unadapted model; Holm's p over the adapters of the table."""
-    kept: float | None
-    """On the training domains' held-out examples, after the stream."""
-    slowdown: float | None
-    """Seconds per batch in units of the unadapted model's."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table."""
-
-    title: str
-    subtitle: str
-    domains: tuple[str, ...]
-    rows: tuple[Row, ...]
-    is_percent: bool
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Adaptations:
     """Tables of some adaptations; prints as text."""
 
     sheets: tuple[Sheet, ...]
     values: pl.DataFrame = field(repr=False)
     """One row per adaptation, phase, round and domain: the columns of the run, then these and the metric values."""
-    left_out: str | None = None
-    """Which adaptations are not complete, a sentence."""
+    below: str | None = None
+    """On all tables: what is not complete, how hyper-parameters were chosen."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         for place, sheet in enumerate(self.sheets):
@@ -84,11 +54,11 @@ class Adaptations:
                 yield Text()
             yield Text(sheet.title, style="bold")
             yield Text(sheet.subtitle, style="dim")
-            yield _grid(sheet)
+            yield grid(sheet)
             for note in sheet.notes:
                 yield Text(note, style="dim")
-        if self.left_out:
-            yield Text(self.left_out, style="dim")
+        if self.below:
+            yield Text(self.below, style="dim")
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=120)
@@ -118,9 +88,15 @@ def adaptations(runs: Paths, metric: str | None = None) -> Adaptations:
             f"{where} holds no complete adaptation. {left_out + ' ' if left_out else ''}"
             "Make some with dgbench adapt -m, and name their folder."
         )
-    parts = values.sort(*TABLE, nulls_last=False).partition_by(*TABLE, maintain_order=True)
+    shown, choices = with_choices(values)
+    if shown.is_empty():
+        raise ValueError(
+            "All adaptations there have target=validation, which nothing reports. Make some with target=test."
+        )
+    parts = shown.sort(*TABLE, nulls_last=False).partition_by(*TABLE, maintain_order=True)
     sheets = [_sheet(part, metric) for part in parts]
-    return Adaptations(tuple(_told_apart(sheets, [part.row(0, named=True) for part in parts])), values, left_out)
+    below = " ".join([*choices, *([left_out] if left_out else [])])
+    return Adaptations(tuple(_told_apart(sheets, [part.row(0, named=True) for part in parts])), values, below or None)
 
 
 def ranks_adaptations(criterion: str, format: str, protocol: str | None) -> None:
@@ -148,9 +124,12 @@ def _told_apart(sheets: Sequence[Sheet], facts: Sequence[Mapping[str, Any]]) -> 
 def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
     facts: Mapping[str, Any] = values.row(0, named=True)
     metric = metric or facts["score"]
-    names = adapter_names(values)
+    names = adapter_names(values.filter(choice=""))
     named = values.with_columns(
-        method=pl.struct("adapter", "adapter_options").map_elements(lambda row: names[tuple(row.values())], pl.String),
+        method=pl.struct("adapter", "adapter_options", "choice").map_elements(
+            lambda row: f"{row['adapter']}, {row['choice']}" if row["choice"] else names[row["adapter"], row[SETTING]],
+            pl.String,
+        ),
         trial=pl.format("{}/{}", "trial_seed", "data_seed"),
         # Of several models that stream one domain, and of several streams, each is a place that must be there.
         place=pl.format("{}/{}/{}/{}", "train_domains", "test_domains", "seed", "domain"),
@@ -169,7 +148,9 @@ def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
     full = everywhere.join(stream, on=keys, how="left")
     differences = _differences(full.rename({"place": "test_domain"}))
     after = dict(named.filter(phase="source_after").group_by("method").agg(pl.col("value").mean()).iter_rows())
-    cost = dict(named.unique("run_id").group_by("method").agg(pl.col("seconds_per_batch").mean()).iter_rows())
+    cost = dict(
+        named.unique(["run_id", "method"]).group_by("method").agg(pl.col("seconds_per_batch").mean()).iter_rows()
+    )
     rows = []
     for difference in differences:
         own = full.filter(method=difference.method)
@@ -181,7 +162,7 @@ def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
         name = difference.method
         rows.append(Row(name, cells, average, difference, after.get(name), slowdown))
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    rows.sort(key=lambda row: (row.average is None, -sign * (row.average or 0.0), row.name))
+    rows.sort(key=lambda row: (row.is_oracle, row.average is None, -sign * (row.average or 0.0), row.name))
     num = named["trial"].n_unique()
     cut = f"; {facts['examples']} examples of each" if facts["examples"] else ""
     model = facts["label"] or facts["algorithm"] + (f" + {facts['averaging']}" if facts["averaging"] != "none" else "")
@@ -212,7 +193,11 @@ def _differences(full: pl.DataFrame) -> list[Difference]:
     methods = full["method"].unique().sort().to_list()
     if BASELINE not in methods:
         return [Difference(method, 0, None, note="There is no unadapted model to compare with.") for method in methods]
-    found = {difference.method: difference for difference in paired_differences(full, BASELINE)}
+    # An oracle's gains are no result: they are none of the tests for which is corrected.
+    is_oracle = pl.col("method").str.ends_with(f", {ORACLE}")
+    found = {difference.method: difference for difference in paired_differences(full.filter(~is_oracle), BASELINE)}
+    oracles = full.filter(is_oracle | (pl.col("method") == BASELINE))
+    found |= {d.method: replace(d, holm_p=None) for d in paired_differences(oracles, BASELINE)}
     return [found.get(method, Difference(method, 0, None)) for method in methods]
 
 
@@ -258,31 +243,3 @@ def _notes(rows: Sequence[Row], num_trials: int) -> tuple[str, ...]:
     if all(row.name != BASELINE for row in rows):
         said.append("Adapt with adapter=source too: without it there is nothing to compare with.")
     return tuple(said)
-
-
-def _grid(sheet: Sheet) -> Grid:
-    grid = Grid(box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    grid.add_column("adapter", overflow="fold")
-    for name in (*sheet.domains, "Average", "minus source", "kept", "time"):
-        grid.add_column(name.replace("_", "_\n") if len(name) > 12 else name, justify="right", overflow="fold")
-
-    def number(value: float | None, form: str = "{:.1f}") -> str:
-        if value is None:
-            return "—"
-        return form.format(100 * value) if sheet.is_percent else f"{value:.3f}"
-
-    for row in sheet.rows:
-        time = "—" if row.slowdown is None else f"{row.slowdown:.1f}x"
-        grid.add_row(row.name, *map(number, row.cells), number(row.average), _gain(row, sheet), number(row.kept), time)
-    return grid
-
-
-def _gain(row: Row, sheet: Sheet) -> str:
-    d, scale, digits = row.difference, 100 if sheet.is_percent else 1, 1 if sheet.is_percent else 3
-    if row.name == BASELINE or d.mean is None:
-        return ""
-    text = f"{scale * d.mean:+.{digits}f}"
-    if d.low is not None and d.high is not None:
-        text += f" [{scale * d.low:+.{digits}f}, {scale * d.high:+.{digits}f}]"
-    is_shown = d.num_trials >= MIN_TRIALS and d.holm_p is not None and d.holm_p < LEVEL
-    return text + ("*" if is_shown else "")

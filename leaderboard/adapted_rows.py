@@ -11,6 +11,7 @@ import polars as pl
 
 from dgbench import record
 from dgbench.registry import UnknownName
+from dgbench.selection import LOWER_IS_BETTER
 
 
 def read_rows(folders: Sequence[record.RunFolder], metric: str | None) -> tuple[pl.DataFrame, str | None]:
@@ -48,11 +49,18 @@ def read_rows(folders: Sequence[record.RunFolder], metric: str | None) -> tuple[
                 measured = {key.split("/")[2]: value for key, value in own.items()}
                 if metric is not None and metric not in measured:
                     raise UnknownName(f"metric of {columns['dataset']}", metric, measured)
-                where = {"phase": line["phase"], "round": line["round"], "domain": name.split("/")[1]}
+                where: dict[str, Any] = {"phase": line["phase"], "round": line["round"], "domain": name.split("/")[1]}
+                sign = -1 if columns["score"] in LOWER_IS_BETTER else 1
+                where["signed_score"] = sign * _number(measured[columns["score"]])
                 rows.append({**facts, **where, "value": measured[metric or columns["score"]], **measured})
     counts = Counter(what for run_id, what in others.items() if run_id not in seen)
     listed = ", ".join(f"{number} of {what.replace(' ', ' (')})" for what, number in sorted(counts.items()))
     return pl.DataFrame(rows, infer_schema_length=None), f"Left out, as not complete: {listed}." if counts else None
+
+
+def _number(value: float | None) -> float:
+    """JSON has null for NaN."""
+    return float("nan") if value is None else value
 
 
 def _version(said: Mapping[str, Any]) -> int:

@@ -287,10 +287,17 @@ def test_a_sweep_does_what_is_left_and_lists_what_is_refused(trained, capsys, mo
     ) in report.refused
 
 
-def test_several_values_need_m(trained):
-    for key in ("adapter=source,tent", "batch_size=8,16", "seed=range(2)"):
-        with pytest.raises(ValueError, match=r"several values ask for several adaptations of each run. Add -m"):
-            adapt_sweep.run([f"runs={trained}", key], multirun=False)
+def test_what_was_held_out_of_the_training_domains_streams_to_choose_hyper_parameters(adapt, trained, monkeypatch):
+    folder, _ = adapt("target=validation", "examples=null", "batch_size=64", "source_after=false")
+    (line,) = [line for line in RunFolder(trained).lines() if line["step"] == 19]
+    said = {key: v for each in folder.lines() for key, v in each["values"].items() if key.endswith("/accuracy")}
+    assert said == {f"stream/{name}/accuracy": line["values"][f"out/{name}/accuracy"] for name in ("plus80", "minus90")}
+    monkeypatch.setattr(adapt_runner, "_held_out", lambda *any: {})
+    _, outcome = adapt("target=validation", "adapter=tent")
+    assert outcome.reason == (
+        "ValueError: target=validation streams what was held out of the training domains, but nothing was. Train with "
+        "protocol.splits=random, or leave target=test."
+    )
 
 
 def test_a_model_whose_weights_were_not_kept_fails_with_the_remedy(tmp_path):

@@ -50,6 +50,7 @@ DECIDES = [
     "source_after=false",
     "step=19",
     "hparams_seed=3",
+    "target=validation",
 ]
 LEAVES = [
     "runs_dir=elsewhere",
@@ -57,6 +58,7 @@ LEAVES = [
     "retry=true",
     "threads=2",
     "group=mine",
+    "logger=wandb",
     "accelerator=cpu",
     "data_dir=/x",
     "skip_refused=true",
@@ -100,6 +102,8 @@ def test_columns_say_of_which_model_and_stream(runs):
         (["batchsize=3"], UnknownName, "'batchsize' is not a known key of adapter=source stream=online. Did you mean"),
         (["adapter=tent", "adapter.lrr=3"], UnknownName, "'adapter.lrr' is not a known key .* mean 'adapter.lr'"),
         (["accelerator=tpu"], UnknownName, "'tpu' is not a known value of accelerator"),
+        (["target=train"], UnknownName, "'train' is not a known value of target"),
+        (["logger=tensorboard"], UnknownName, "'tensorboard' is not a known value of logger"),
         (["batch_size=0"], ValueError, "^batch_size=0, expected 1 or more.$"),
         (["examples=0"], ValueError, "^examples=0, expected 1 or more.$"),
         (["seed=-1"], ValueError, "^seed=-1, expected 0 or more.$"),

@@ -54,8 +54,8 @@ def built(name: str, kind: Any, folder: Path) -> Algorithm:
         torch.save(build_network("mnist_cnn", SHAPE, 10).state_dict(), weights)
     hp = filled(cls.HParams(), "small")
     for field, fact in facts(cls.HParams).items():
-        if fact.is_step and getattr(hp, field) is not None:
-            setattr(hp, field, 0)
+        if fact.is_step and getattr(hp, field):
+            setattr(hp, field, 1)
     network = build_network("mnist_cnn", SHAPE, 10, weights=weights)
     optim = Optim(batch_size=B, num_steps=1000)
     return build_algorithm(name, task=Task(kind, 10), network=network, num_domains=D, hparams=hp, optim=optim)
