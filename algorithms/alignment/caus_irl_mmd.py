@@ -10,6 +10,7 @@ one has fewer than two examples, the step has no penalty.
 Differs from DomainBed: one forward pass for all domains, which batch normalisation notices; torch draws the cuts;
 a single training domain is refused; a distance that is not a number is not taken for 0; distances in single
 precision at least, and from centred features.
+Features that nothing normalises can end in one point, as with `mmd`.
 """
 
 from __future__ import annotations

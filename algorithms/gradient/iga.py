@@ -9,6 +9,8 @@ what is followed is the exact gradient, 2 sum_d H_d (g_d - mean(g)) with the Hes
 
 Differs from the paper: the penalty is the sum over the domains (as in DomainBed), D times the trace of the variance.
 Differs from DomainBed: frozen parameters are passed over.
+The default weight, DomainBed's, holds weights nearly where they are for thousands of steps: after 1000 on digits_rot
+`small_cnn` is at chance, with a weight of 1 at 0.53.
 """
 
 from __future__ import annotations

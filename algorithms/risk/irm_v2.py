@@ -13,7 +13,8 @@ Gramian, without which it has no inverse where a domain has fewer examples than 
 which is IRMv1's (weight 1 before it jumps, the optimizer starts afresh there); all defaults and search
 distributions. The mean over the domains stands for their sum, as in `irm`.
 Where a domain has fewer examples than features, a head can fit them all, and the penalty measures little but the
-residuals: take larger batches, narrower features or a larger `ridge`.
+residuals: take larger batches, narrower features or a larger `ridge`. On digits_rot `small_cnn` stays at chance, but
+neither with `ridge=1` nor with `network.norm=batch`.
 """
 
 from __future__ import annotations
