@@ -23,6 +23,7 @@ class ERM(Algorithm):
     """Minimise `mean(loss(outputs, y))`, outputs (D*B, C)."""
 
     HParams = HParams
+    cost = 1.0
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         outputs = self.outputs(batch)  # (D, B, C)

@@ -57,6 +57,7 @@ class ADRMX(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.1
     needs = Needs(domain_labels=True, min_domains=2, tasks=("classification",))
     automatic_optimization = False
     optim_fields: ClassVar[Mapping[str, Any]] = {

@@ -48,6 +48,7 @@ class CAD(Algorithm):
     """
 
     HParams = HParams
+    cost = 0.9
     needs = Needs(domain_labels=True, min_domains=2, tasks=("classification",))
     is_conditional: ClassVar[bool] = False
 

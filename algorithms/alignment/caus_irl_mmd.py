@@ -42,6 +42,7 @@ class CausIRLMMD(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_rows=True, min_domains=2)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -44,6 +44,7 @@ class CDANN(dann.DANN):
     """
 
     HParams = HParams
+    cost = 1.1
     needs = Needs(domain_labels=True, min_domains=2, tasks=("classification",))
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):

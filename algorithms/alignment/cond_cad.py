@@ -28,4 +28,5 @@ class CondCAD(cad.CAD):
     """
 
     HParams = HParams
+    cost = 1.0
     is_conditional: ClassVar[bool] = True

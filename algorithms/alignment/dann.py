@@ -72,6 +72,7 @@ class DANN(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.1
     needs = Needs(domain_labels=True, min_domains=2)
     optim_fields: ClassVar[Mapping[str, Any]] = {
         "lr": like("lr", key="lr_g"),

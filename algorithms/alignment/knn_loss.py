@@ -67,6 +67,7 @@ class KNNLoss(Algorithm):
     """Minimise `mean(-log p_y)`, p (N, C) the vote of the k nearest in a queue, weighed by `softmax(cosine / tau)`."""
 
     HParams = HParams
+    cost = 1.0
     # Each process would have a queue of its own.
     needs = Needs(tasks=("classification",), single_process=True)
     optim_fields: ClassVar[Mapping[str, Any]] = {

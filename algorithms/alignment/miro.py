@@ -50,6 +50,7 @@ class MIRO(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.5
     needs = Needs(pretrained=True)
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):

@@ -65,6 +65,7 @@ class URM(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):
         super().__init__(task, network, num_domains, optim, hp)

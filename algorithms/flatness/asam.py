@@ -39,6 +39,7 @@ class ASAM(SharpnessAware):
     """
 
     HParams = HParams
+    cost = 1.7
 
     @torch.no_grad()
     def perturbation(self, grads: Gradients) -> Gradients:

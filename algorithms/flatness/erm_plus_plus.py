@@ -53,6 +53,7 @@ class ERMPlusPlus(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.1
     automatic_optimization = False
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):

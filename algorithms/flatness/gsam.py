@@ -42,6 +42,7 @@ class GSAM(SharpnessAware):
     """
 
     HParams = HParams
+    cost = 2.0
 
     def descent(self, grads: Gradients, nearby: Gradients) -> Gradients:
         return decomposed(grads, nearby, self.hp.alpha)

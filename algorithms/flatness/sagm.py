@@ -42,6 +42,7 @@ class SAGM(SharpnessAware):
     """
 
     HParams = HParams
+    cost = 2.0
 
     def perturbation(self, grads: Gradients) -> Gradients:
         """Up the gradient by length rho and down it by alpha times its own length."""

@@ -32,3 +32,4 @@ class SAM(SharpnessAware):
     """Minimise `L(w + rho * g / |g|)`, g = dL/dw held constant, where `L` is the mean loss."""
 
     HParams = HParams
+    cost = 2.1

@@ -77,6 +77,7 @@ class UDIM(SharpnessAware):
     """
 
     HParams = HParams
+    cost = 6.1
     needs = Needs(evaluation=True)
 
     best_score: Tensor

@@ -37,6 +37,7 @@ class ANDMask(Masked):
     """Follow `m * mean(g) / mean(m)`, m = 1[|mean(sign(g))| >= tau], over the domains' gradients `g`, (D, ...)."""
 
     HParams = HParams
+    cost = 3.6
 
     def mask(self, grads: Tensor) -> Tensor:
         return (agreement(grads) >= self.hp.tau * len(grads)).to(grads.dtype)

@@ -65,6 +65,7 @@ class Fish(Algorithm):
     """Move `w` by `epsilon * (v - w)`, where `v` is `w` after an optimizer step on each of S domains in turn."""
 
     HParams = HParams
+    cost = 0.8
     needs = Needs(min_domains=2, domain_rows=True, evaluation=True)
     automatic_optimization = False
 

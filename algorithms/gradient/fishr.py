@@ -61,6 +61,7 @@ class Fishr(Annealed):
     """
 
     HParams = HParams
+    cost = 0.9
     needs = Needs(domain_labels=True, domain_rows=True)
 
     average: Tensor

@@ -41,6 +41,7 @@ class IGA(Algorithm):
     """Minimise `mean(R) + lambda * sum_d |g_d - mean(g)|**2`, g_d the gradient of `R[d]`, over the risks `R`, (D,)."""
 
     HParams = HParams
+    cost = 14
     needs = Needs(domain_rows=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ class SANDMask(Masked):
     """Follow `m * mean(g) / mean(m)`, m = max(0, tanh(k / var(g) * (|mean(sign(g))| - tau))), over the domains' `g`."""
 
     HParams = HParams
+    cost = 3.7
 
     def mask(self, grads: Tensor) -> Tensor:
         D = len(grads)

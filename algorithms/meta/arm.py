@@ -43,6 +43,7 @@ class ARM(Algorithm):
     """
 
     HParams = HParams
+    cost = 2.1
     needs = Needs(domain_rows=True, joint_prediction=64)
     optim_fields: ClassVar[Mapping[str, Any]] = {
         "batch_size": by_regime(

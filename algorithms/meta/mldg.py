@@ -61,6 +61,7 @@ class MLDG(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.2
     # Each process would take inner steps on its own examples.
     needs = Needs(domain_rows=True, min_domains=2, single_process=True)
     automatic_optimization = False

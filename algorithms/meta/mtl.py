@@ -44,6 +44,7 @@ class MTL(Algorithm):
     """Minimise `sum(R)` over the risks `R` (D,) of `head([f, e])`, features `f` (D, B, F), embeddings `e` (D, F)."""
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_labels=True, domain_rows=True, joint_prediction=64)
     # Features alone are not enough for the head.
     composite = False

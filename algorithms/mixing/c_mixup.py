@@ -72,6 +72,7 @@ class CMixup(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(tasks=("regression",))
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):

@@ -46,6 +46,7 @@ class CutMix(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(tasks=("classification",))
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):

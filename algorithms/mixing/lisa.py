@@ -50,6 +50,7 @@ class LISA(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_labels=True, min_domains=2, tasks=("classification",))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -51,6 +51,7 @@ class ManifoldMixup(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):
         super().__init__(task, network, num_domains, optim, hp)

@@ -68,6 +68,7 @@ class MixStyle(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.1
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):
         super().__init__(task, network, num_domains, optim, hp)

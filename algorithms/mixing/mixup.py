@@ -40,6 +40,7 @@ class Mixup(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_rows=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -53,6 +53,7 @@ class RSC(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(tasks=("classification",))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -48,6 +48,7 @@ class SagNet(Algorithm):
     """
 
     HParams = HParams
+    cost = 2.3
     needs = Needs(tasks=("classification",))
     automatic_optimization = False
 

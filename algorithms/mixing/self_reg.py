@@ -53,6 +53,7 @@ class SelfReg(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(tasks=("classification",))
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):

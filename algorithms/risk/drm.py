@@ -36,6 +36,7 @@ class DRM(Algorithm):
     """Minimise `mean(CE(w_d(z), y) + CE(w(z), y)) / 2`, z (F,) the features of an example of domain d."""
 
     HParams = HParams
+    cost = 1.1
     needs = Needs(domain_labels=True, tasks=("classification",))
 
     def __init__(self, task: Task, network: Network, num_domains: int, optim: Optim, hp: Any):

@@ -57,6 +57,7 @@ class EQRM(Algorithm):
     """Minimise the `alpha`-quantile of `mean of Normal(R, h)` over the per-domain risks `R`, (D,)."""
 
     HParams = HParams
+    cost = 1.1
     needs = Needs(domain_rows=True, min_domains=2)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

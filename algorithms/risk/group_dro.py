@@ -37,6 +37,7 @@ class GroupDRO(Algorithm):
     """Minimise `sum(q * R)`, q growing by `q * exp(eta * R)` and summing to 1; `q` (D,), risks `R` (D,)."""
 
     HParams = HParams
+    cost = 1.1
     needs = Needs(domain_labels=True, domain_rows=True)
 
     q: Tensor

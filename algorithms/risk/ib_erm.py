@@ -40,6 +40,7 @@ class IBERM(Annealed):
     """Minimise `mean(R) + lambda * mean(var(F))`: risks `R` (D,), features `F` (D, B, F), var among examples."""
 
     HParams = HParams
+    cost = 1.1
     needs = Needs(domain_rows=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -53,6 +53,7 @@ class IBIRM(Algorithm):
     """
 
     HParams = HParams
+    cost = 1.2
     needs = Needs(domain_rows=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -62,6 +62,7 @@ class IRM(Annealed):
     """Minimise `mean(R + lambda * (dR(s * outputs) / ds at s=1)**2)` over the per-domain risks `R`, (D,)."""
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_rows=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

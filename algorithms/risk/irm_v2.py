@@ -62,6 +62,7 @@ class IRMv2(Annealed):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_rows=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -59,6 +59,7 @@ class RDM(Annealed):
     """
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_rows=True)
     optim_fields: ClassVar[Mapping[str, Any]] = {
         "batch_size": by_regime(

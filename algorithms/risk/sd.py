@@ -31,6 +31,7 @@ class SD(Algorithm):
     """Minimise `R + lambda * mean(outputs**2)`, `R` () the mean loss, outputs (D, B, C)."""
 
     HParams = HParams
+    cost = 1.0
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         outputs = self.outputs(batch)  # (D, B, C)

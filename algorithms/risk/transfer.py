@@ -44,6 +44,7 @@ class Transfer(Algorithm):
     """Minimise `mean(R(w)) + t * max(R(v)) - t * min(R(v))`, risks `R` (D,), over heads `v` near `w` maximised."""
 
     HParams = HParams
+    cost = 2.4
     # Each process would ascend on its own examples.
     needs = Needs(domain_rows=True, min_domains=2, single_process=True)
     automatic_optimization = False

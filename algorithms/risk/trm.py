@@ -58,6 +58,7 @@ class TRM(Algorithm):
     """Minimise `R + mean_Q(sum_P(alpha[Q, P] * R[Q, P]))`, `R[Q, P]` (D, D) the risk of domain Q's head on P."""
 
     HParams = HParams
+    cost = 1.0
     # Each process would fit heads of its own.
     needs = Needs(domain_labels=True, domain_rows=True, min_domains=2, single_process=True)
 

@@ -39,6 +39,7 @@ class VREx(Annealed):
     """Minimise `mean(R) + beta * var(R)` over the per-domain risks `R`, (D,)."""
 
     HParams = HParams
+    cost = 1.0
     needs = Needs(domain_rows=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
