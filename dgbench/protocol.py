@@ -68,6 +68,7 @@ class Protocol:
     error_bar: str = _reporting("n-1")
     use_unfinished: bool = _reporting(False)
     oracle_last_record: bool = _reporting(False)
+    literal: bool = _reporting(False)
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "evaluate_every"):

@@ -164,18 +164,53 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def find(paths: str | Path | Sequence[str | Path]) -> list[RunFolder]:
+def folders(paths: str | Path | Sequence[str | Path]) -> list[str]:
     """The runs under folders of runs, or the folders of runs themselves, sorted by path.
 
     Raises:
         FileNotFoundError: a path that is not there.
     """
-    found = []
+    found: list[str] = []
     for path in [Path(paths)] if isinstance(paths, str | Path) else list(map(Path, paths)):
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is not a folder of runs. Name the runs_dir of a sweep, or one run in it.")
-        found += [path] if (path / "run.json").is_file() else sorted(p.parent for p in path.glob("*/run.json"))
-    return [RunFolder(path) for path in dict.fromkeys(found)]
+        if (path / "run.json").is_file():
+            found.append(str(path))
+        else:
+            # Of thousands, strings: a `Path` takes ten times as long to make.
+            before = str(path / "x")[:-1]
+            found += [before + name for name in sorted(os.listdir(path)) if os.path.isfile(f"{before}{name}/run.json")]
+    return list(dict.fromkeys(found))
+
+
+def find(paths: str | Path | Sequence[str | Path]) -> list[RunFolder]:
+    """The runs that `folders` names.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+    """
+    return [RunFolder(path) for path in folders(paths)]
+
+
+def kinds(paths: str | Path | Sequence[str | Path]) -> set[str]:
+    """What lies in some folders: `train`, runs, and `adapt`, adaptations of such."""
+    from dgbench import reading
+
+    return reading.kinds(paths)
+
+
+def runs(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
+    """One row per trained run: what identifies it, its status and cost.
+
+    A run that lies in two of the folders counts once, by a copy that is finished if there is one.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: a run.json that is none of this version's.
+    """
+    from dgbench import reading
+
+    return reading.runs(paths)
 
 
 def read(
@@ -184,126 +219,16 @@ def read(
     """The evaluations of runs in long form, one row per (run, step, weights, split, domain, metric).
 
     Columns: those of `runs`, then step, weights, split, domain, metric, value (float64, NaN where undefined)
-    and n.
+    and n. Each run's rows are in the order of its evaluations.
 
     Args:
-        source: folders as `find` takes them, or rows of `runs`, of which the columns it has are repeated.
+        source: folders as `folders` takes them, or rows of `runs`, of which the columns it has are repeated.
         metrics: the metrics that are wanted; None: all.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: a file that is none of this version's.
     """
-    import polars as pl
+    from dgbench import reading
 
-    of = source if isinstance(source, pl.DataFrame) else runs(source)
-    # Few layouts of keys serve thousands of lines: the lines of one layout become arrays at once.
-    layouts: dict[tuple[str, ...], list[tuple[int, dict[str, Any]]]] = {}
-    for run, path in enumerate(of["path"]):
-        for line in RunFolder(path).lines():
-            layouts.setdefault(tuple(line["values"]), []).append((run, line))
-    schema = {"run": pl.Int64, **{name: getattr(pl, kind) for name, kind in _ROW.items()}}
-    frames = [pl.DataFrame(schema=schema)]
-    for keys, lines in layouts.items():
-        wanted = [key for key in keys if metrics is None or key.split("/")[2] in metrics]
-        frames.append(pl.DataFrame(_long(wanted, lines), schema=schema))
-    rows = pl.concat(frames).sort("run", maintain_order=True)
-    return of[rows["run"]].hstack(rows.drop("run"))
-
-
-def _long(keys: Sequence[str], lines: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, Any]:
-    import numpy as np
-    import polars as pl
-
-    parts = [key.split("/") for key in keys]
-    domains = ["/".join(part[:2]) for part in parts]
-    row, column = np.indices((len(lines), len(keys))).reshape(2, -1)
-    return {
-        "run": np.array([run for run, _ in lines])[row],
-        "step": np.array([line["step"] for _, line in lines])[row],
-        "weights": pl.Series([line["weights"] for _, line in lines], dtype=pl.String).gather(row),
-        **{
-            name: pl.Series([part[i] for part in parts], dtype=pl.String).gather(column)
-            for i, name in enumerate(("split", "domain", "metric"))
-        },
-        # null, what JSON has for NaN, becomes NaN again.
-        "value": np.array([[line["values"][key] for key in keys] for _, line in lines], float).reshape(-1),
-        "n": np.array([[line["n"][name] for name in domains] for _, line in lines], int).reshape(-1),
-    }
-
-
-def kinds(paths: str | Path | Sequence[str | Path]) -> set[str]:
-    """What lies in some folders: `train`, runs, and `adapt`, adaptations of such."""
-    return {said.get("kind", "train") for folder in find(paths) if (said := folder.read()) is not None}
-
-
-def runs(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
-    """One row per trained run: what identifies it, its status and cost.
-
-    A run that lies in two of the folders counts once, by a copy that is finished if there is one.
-    """
-    import polars as pl
-
-    rows: dict[str, dict[str, Any]] = {}
-    for folder in find(paths):
-        said = folder.read()
-        if said is None or said.get("kind", "train") != "train":
-            continue
-        if said["schema"] != SCHEMA:
-            raise ValueError(
-                f"{folder.run_file} has schema {said['schema']}, expected {SCHEMA}: another version of dgbench wrote "
-                "it. Name a folder without it, or make the runs again."
-            )
-        status = folder.status() if said["status"] in ("running", "interrupted") else said["status"]
-        cells = {**said["columns"], "run_id": said["run_id"], "status": status, "path": str(folder.path)}
-        for key in ("reason", "group", "seconds", "peak_memory", "package_version"):
-            cells[key] = said.get(key)
-        known = rows.get(said["run_id"])
-        if known is None or (known["status"] not in FINISHED and status in FINISHED):
-            rows[said["run_id"]] = cells
-    schema = {name: getattr(pl, kind) for name, kind in _RUN.items()}
-    return pl.DataFrame({name: [cells[name] for cells in rows.values()] for name in _RUN}, schema=schema)
-
-
-_ROW = {
-    "step": "Int64",
-    "weights": "String",
-    "split": "String",
-    "domain": "String",
-    "metric": "String",
-    "value": "Float64",
-    "n": "Int64",
-}
-_RUN = {
-    "run_id": "String",
-    "path": "String",
-    "status": "String",
-    "reason": "String",
-    "group": "String",
-    "package_version": "String",
-    "seconds": "Float64",
-    "peak_memory": "Int64",
-    "dataset": "String",
-    "data": "String",
-    "data_seed": "Int64",
-    "dataset_domains": "String",
-    "designated_domains": "String",
-    "regime": "String",
-    "score": "String",
-    "train_domains": "String",
-    "val_domains": "String",
-    "test_domains": "String",
-    "protocol": "String",
-    "protocol_key": "String",
-    "error_bar": "String",
-    "use_unfinished": "Boolean",
-    "oracle_last_record": "Boolean",
-    "network": "String",
-    "network_key": "String",
-    "algorithm": "String",
-    "averaging": "String",
-    "label": "String",
-    "variant": "String",
-    "tuned": "String",
-    "hparams": "String",
-    "hparams_seed": "Int64",
-    "trial_seed": "Int64",
-    "num_steps": "Int64",
-    "last_evaluation": "Int64",
-}
+    return reading.read(source, metrics)

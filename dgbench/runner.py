@@ -65,7 +65,7 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
     """
     folder = run.folder
     folder.create()
-    with folder.lock.held(), interruptible():
+    with folder.lock.held(), interruptible(), contextlib.ExitStack() as ending:
         if is_done(run, folder):
             said = folder.read() or {}
             return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
@@ -80,7 +80,7 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
             folder.predictions_file.unlink(missing_ok=True)
             folder.create()
         try:
-            status, reason = _train(run, folder, progress)
+            status, reason = _train(run, folder, ending, progress)
         except Interrupted:
             folder.write(status="interrupted")
             raise
@@ -107,7 +107,9 @@ def is_done(run: Run, folder: RunFolder) -> bool:
     return said["status"] in record.FINISHED and wanted <= set(said["evaluated"])
 
 
-def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) -> tuple[str, str | None]:
+def _train(
+    run: Run, folder: RunFolder, ending: contextlib.ExitStack, progress: Callable[[int], None] | None
+) -> tuple[str, str | None]:
     if run.keys.threads:
         torch.set_num_threads(run.keys.threads)
     splits = make_splits(run)
@@ -131,7 +133,9 @@ def _train(run: Run, folder: RunFolder, progress: Callable[[int], None] | None) 
     earlier = {(split, name) for line in folder.lines() for split, name in [key.split("/") for key in line["n"]]}
     wanted = list(dict.fromkeys([*wanted_splits(run), *sorted(earlier & splits.keys())]))
     resume = _resume(folder, algorithm, {"/".join(pair) for pair in wanted})
-    with quiet_lightning(), _logged(run) as logger:
+    # The logger ends when the record does: it also tells how that was.
+    logger = ending.enter_context(_logged(run))
+    with quiet_lightning():
         trainer: Any = make_trainer(run, folder, logger)
         device = trainer.strategy.root_device
         loader = make_loader(run, splits, algorithm, device)
@@ -172,7 +176,7 @@ def _logged(run: Run) -> Any:
         return contextlib.nullcontext(False)
     from dgbench.wandb_logger import logged
 
-    return logged(run)
+    return logged(run.folder)
 
 
 def _resume(folder: RunFolder, algorithm: Algorithm, wanted: set[str]) -> dict[str, Any] | None:

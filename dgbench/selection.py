@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import polars as pl
 
+from dgbench import repeats
 from dgbench.cells import ALL_OTHERS, CELL, FAMILY, pair_runs, sides, with_cells
 from dgbench.record import FINISHED
 from dgbench.registry import UnknownName
@@ -29,6 +31,8 @@ class Selection:
     A NaN counts as minus infinity. A run that diverged is chosen only if all finished runs of its cell did. A
     run that is not finished is never chosen: its last step is an accident. Runs of a protocol with
     `use_unfinished` compete whatever their status.
+    Equal is equal to 12 digits, or for a protocol with `literal` to the last bit. Steps recorded twice: see
+    `dgbench.repeats`.
     """
 
     name: str
@@ -60,15 +64,21 @@ class Selection:
         average = pl.col("averaging").str.split(":").list.first()
         weights = pl.when(average == "none").then(pl.lit("last")).otherwise(average)
         is_eligible = pl.col("status").is_in(FINISHED) | pl.col("use_unfinished")
-        rows = rows.filter(is_eligible, pl.col("weights") == weights)
+        if "literal" not in rows.columns:
+            rows = rows.with_columns(literal=pl.lit(False))
+        competes = rows.select(is_eligible & (pl.col("weights") == weights)).to_series()
+        # Most often all do: then nothing wide is copied.
+        rows = given = rows if competes.all() else rows.filter(competes)
         every = rows.unique("run_id").drop("step", "weights", "split", "domain", "metric", "value", "n")
         cells = with_cells(every)
-        rows = rows.select("run_id", "step", "weights", "split", "domain", "metric", "value", "n", "score").join(
-            _roles(every), on=["run_id", "domain"]
-        )
+        told = ("run_id", "step", "weights", "split", "domain", "metric", "value", "n", "score", "literal")
+        rows = rows.select(told).join(_roles(every), on=["run_id", "domain"])
         scores = rows.filter(pl.col("metric") == pl.col("score"))
         reported = rows.filter(pl.col("metric") == (pl.col("score") if metric is None else pl.lit(metric)))
         reported = _first(reported, REPORTED).rename({"domain": "test_domain"})
+        if reported.select("run_id", "test_domain", "step").is_duplicated().any():
+            choose = functools.partial(self.choose, metric=metric)
+            return repeats.choose_among(given, choose, needs_pairs=self.needs_pairs, is_last_step=self.is_last_step)
         if self.needs_pairs:
             candidates = _scores_of_pairs(every, cells, scores)
         elif self.scores:
@@ -172,49 +182,69 @@ def _mean_scores(cells: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     """Per cell and step the mean of the scores; on test domains, of the cell's own."""
     is_own = (pl.col("role") != "test") | (pl.col("domain") == pl.col("test_domain"))
     expected = pl.when(pl.col("role").first() == "test").then(1).otherwise(pl.col("num_domains").first())
-    return (
-        cells.select("run_id", "test_domain")
-        .join(scores, on="run_id")
-        .filter(is_own)
-        .group_by("run_id", "test_domain", "step")
-        .agg(selection_value=_mean(), is_whole=pl.len() == expected)
+    return cells.select("run_id", "test_domain").join(scores, on="run_id").filter(is_own).pipe(_means, expected)
+
+
+def _means(scores: pl.DataFrame, expected: pl.Expr) -> pl.DataFrame:
+    """Per cell and step the mean over the `expected` domains, higher being better."""
+    step = ["run_id", "test_domain", "step"]
+    sign = pl.when(pl.col("score").is_in(LOWER_IS_BETTER)).then(-1).otherwise(1)
+    scores = scores.with_columns(value=sign * pl.col("value"))
+    made = (
+        scores.group_by(step)
+        .agg(selection_value=pl.col("value").mean().round_sig_figs(DIGITS), is_whole=pl.len() == expected)
         # A mean over some of the domains is another number: such a step does not compete.
         .filter("is_whole")
         .drop("is_whole")
     )
+    if not scores["literal"].any():
+        return made
+    exact = _exact_means(scores.filter("literal"), step)
+    value = pl.coalesce("exact", "selection_value")
+    return made.join(exact, on=step, how="left").select(*step, selection_value=value)
 
 
-def _mean() -> pl.Expr:
-    sign = pl.when(pl.col("score").is_in(LOWER_IS_BETTER)).then(-1).otherwise(1)
-    return (sign.first() * pl.col("value").mean()).round_sig_figs(DIGITS)
+def _exact_means(scores: pl.DataFrame, step: list[str]) -> pl.DataFrame:
+    """The same to the bit in which numpy, and so DomainBed, adds up the domains in their order."""
+    parts = scores.sort(*step, "index").group_by(step, maintain_order=True).agg("value", size=pl.len())
+    frames = [
+        part.select(step).with_columns(exact=part["value"].explode().to_numpy().reshape(len(part), -1).mean(axis=1))
+        for part in parts.partition_by("size")
+    ]
+    return pl.concat(frames)
 
 
 def _scores_of_pairs(runs: pl.DataFrame, cells: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     """Per cell and step the mean, over its training domains, of the score where that domain is left out too."""
+    key = [*FAMILY, "test_domain", "domain"]
+    pairs = sides(pair_runs(runs))
+    # A number for each key: joins of thousands of rows by all its columns are slow.
+    needed = pairs.select(key).unique().with_row_index("needed")
     left_out = (
         _first(scores, REPORTED)
         .select("run_id", "step", "domain", "value", "score")
-        .join(sides(pair_runs(runs)), on=["run_id", "domain"])
+        .join(pairs.join(needed, on=key).select("run_id", "domain", "needed"), on=["run_id", "domain"])
         .sort("run_id")
-        .unique([*FAMILY, "test_domain", "domain", "step"], keep="last")
+        .unique(["needed", "step"], keep="last")
     )
     return (
         cells.filter(pl.col("trained_on") == ALL_OTHERS)
-        .select("run_id", "test_domain", *FAMILY, num_domains=pl.col("train_domains").str.count_matches(r"\S+"))
-        .join(left_out.drop("run_id"), on=[*FAMILY, "test_domain"])
-        .group_by("run_id", "test_domain", "step")
-        .agg(selection_value=_mean(), is_whole=pl.len() == pl.col("num_domains").first())
-        .filter("is_whole")
-        .drop("is_whole")
+        .select("run_id", "test_domain", *FAMILY, "literal", domain=pl.col("train_domains").str.split(" "))
+        .with_columns(num_domains=pl.col("domain").list.len(), index=pl.int_ranges(pl.col("domain").list.len()))
+        .explode("domain", "index")
+        .join(needed, on=key)
+        .select("run_id", "test_domain", "domain", "literal", "num_domains", "index", "needed")
+        .join(left_out.drop("run_id", "domain"), on="needed")
+        .pipe(_means, pl.col("num_domains").first())
     )
 
 
 def _roles(runs: pl.DataFrame) -> pl.DataFrame:
-    """What each domain is to a run, and how many are the same to it: run_id, domain, role, num_domains."""
+    """What each domain is to a run, how many are the same to it, in order: run_id, domain, role, num_domains, index."""
     parts = [
         runs.select("run_id", domain=pl.col(f"{role}_domains").str.split(" "), role=pl.lit(role))
-        .with_columns(num_domains=pl.col("domain").list.len())
-        .explode("domain")
+        .with_columns(num_domains=pl.col("domain").list.len(), index=pl.int_ranges(pl.col("domain").list.len()))
+        .explode("domain", "index")
         for role in ("train", "val", "test")
     ]
     return pl.concat(parts)

@@ -29,11 +29,14 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
 
     Raises:
         FileNotFoundError: there is no run, or the weights of that step were not kept.
+        ValueError: another program made the run.
     """
     folder = RunFolder(run)
     said = folder.read()
     if said is None:
         raise FileNotFoundError(f"{run} holds no run.json. Name the folder of one run, as `dgbench status` lists them.")
+    if "config" not in said:
+        raise ValueError(f"{run} is a record of another program and has no weights. Name a run that dgbench made.")
     # Only the weights that compete are kept.
     lines = [line for line in folder.lines() if line["weights"] == weights_name(said["identity"]["averaging"])]
     if "model" not in said or not lines:

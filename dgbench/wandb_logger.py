@@ -1,35 +1,56 @@
-"""What `logger=wandb` sends to Weights & Biases: a copy of what is recorded, which never decides anything."""
+"""What `logger=wandb` sends to Weights & Biases: a copy of what is recorded, which never decides anything.
+
+One W&B run per run or adaptation, of the same id. Its config has the columns of run.json, and as `record` all of it, as
+text: numbers that W&B parses come back with other types. The evaluations are its history; `dgbench wandb pull` makes
+records of both again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import wandb
 from pytorch_lightning.loggers.logger import Logger
 
-from dgbench.run import Run
+from dgbench.record import FINISHED, RunFolder
+from dgbench.wandb_summary import summary
 
 INIT_SECONDS = 30
-FINISH_SECONDS = 300
+FINISH_SECONDS = 60
+# What W&B takes.
+MAX_TAG = 64
+MAX_GROUP = 128
 
 
 class WandbLogger(Logger):
-    """One wandb run per run, of the same id, under the run's folder; its steps are the run's.
+    """One W&B run, under the folder of a run or an adaptation; its steps are the run's.
 
-    Lightning's own would hand the wandb run of the first run to all that follow in the process.
+    Whatever goes wrong with it, the run goes on: it is said once per process, and from then on W&B keeps its files for
+    `wandb sync` instead of sending them. Lightning's own logger would hand the W&B run of the first run to all that
+    follow in the process.
+
+    Args:
+        folder: its run.json says what is sent at the start.
     """
 
     mode: ClassVar[str | None] = None
-    """`offline` once the server was out of reach, so that a sweep waits for it once."""
+    """`offline` once the server failed, so that a sweep waits for it once."""
 
-    def __init__(self, run: Run):
+    has_said: ClassVar[bool] = False
+
+    def __init__(self, folder: RunFolder):
         super().__init__()
-        self.experiment = _begin(run)
+        self.folder = folder
+        self.experiment = self._begin()
+        self._sizes: dict[str, int] = {}
+        self._num_lines = 0
 
     @property
     def name(self) -> str:
@@ -39,74 +60,146 @@ class WandbLogger(Logger):
     @property
     def version(self) -> str:
         """The run's id."""
-        return self.experiment.id
+        return self.folder.path.name
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """All that decides the numbers was given at the start."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Metrics by their paths: `split/domain/metric`, and `train/` for what `loss` returns."""
-        with contextlib.suppress(wandb.Error):
+        with self._surviving():
+            if not self._sizes and not all(key.startswith("train/") for key in metrics):
+                # Known from the first evaluation on: a run that is killed can be read without its end.
+                self._sizes = {key: n for line in self.folder.lines() for key, n in line["n"].items()}
+                self.experiment.config.update({"n": self._sizes}, allow_val_change=True)
             self.experiment.log(dict(metrics), step=step)
 
-    def finish(self, exit_code: int) -> None:
-        """End the wandb run, so that the next run in this process gets its own."""
-        with contextlib.suppress(wandb.Error):
-            self.experiment.finish(exit_code=exit_code)
+    def log_line(self, line: Mapping[str, Any]) -> None:
+        """One line of an adaptation: the answers to every batch as a curve, then its metrics.
+
+        Args:
+            line: as evaluations.jsonl has it.
+        """
+        with self._surviving():
+            self._num_lines += 1
+            for row in _curve(line):
+                self.experiment.log(row)
+            values = {key: float("nan") if value is None else value for key, value in line["values"].items()}
+            rest = {key: value for key, value in line.items() if key != "values"}
+            self.experiment.log({**values, "line": json.dumps(rest)})
+
+    def finish(self) -> None:
+        """Send how it ended, and end the W&B run, so that the next one in this process gets its own."""
+        said = self.folder.read() or {}
+        is_finished = said.get("status") in FINISHED
+        with self._surviving():
+            if said.get("kind") == "adapt":
+                for line in self.folder.lines()[self._num_lines :]:
+                    self.log_line(line)
+            self.experiment.config.update({"record": json.dumps(said)}, allow_val_change=True)
+            self.experiment.summary.update(summary(self.folder))
+        with self._surviving():
+            self.experiment.finish(exit_code=0 if is_finished else 1)
+            # What a server refuses for good, wandb tells its log only.
+            log = Path(self.experiment.settings.log_internal or os.devnull)
+            if log.is_file() and "filestream: fatal error" in log.read_text("utf-8", "replace"):
+                self._give_up("the server refused what was sent")
+
+    def _begin(self) -> Any:
+        """Open the W&B run, offline where the server is out of reach; one that does nothing where even that fails."""
+        try:
+            return _open(self.folder, WandbLogger.mode)
+        except Exception as error:  # the library's own errors have many kinds, and none may stop a run
+            self._give_up(error)
+        with self._surviving():
+            wandb.teardown()  # it holds the id of the run that it could not open
+            return _open(self.folder, WandbLogger.mode)
+        return wandb.init(mode="disabled")
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # as above
+            self._give_up(error)
+
+    def _give_up(self, reason: object) -> None:
+        WandbLogger.mode = "offline"
+        if not WandbLogger.has_said:
+            WandbLogger.has_said = True
+            print(
+                f"W&B is out of reach ({' '.join(str(reason).split())}). What it would get is kept beside each run: "
+                f"send it with wandb sync {self.folder.path.parent}/*/wandb/*run-*",
+                file=sys.stderr,
+            )
 
 
 @contextlib.contextmanager
-def logged(run: Run) -> Iterator[WandbLogger]:
-    """A logger for the duration of a run."""
-    logger = WandbLogger(run)
+def logged(folder: RunFolder) -> Iterator[WandbLogger]:
+    """A logger for the duration of a run or an adaptation.
+
+    Args:
+        folder: with its run.json begun; what that says at the end, of the status too, is what W&B gets.
+    """
+    logger = WandbLogger(folder)
     try:
         yield logger
-    except BaseException:
-        logger.finish(exit_code=1)
-        raise
-    logger.finish(exit_code=0)
+    finally:
+        logger.finish()
 
 
-def _begin(run: Run) -> Any:
-    """Open the wandb run, offline where the server is out of reach."""
-    try:
-        return _open(run, WandbLogger.mode)
-    except (wandb.Error, OSError) as error:
-        WandbLogger.mode = "offline"
-        wandb.teardown()  # it holds the id of the run that it could not open
-        reason = " ".join(str(error).split())
-        print(
-            f"W&B is out of reach ({reason}). What it would get is kept beside each run: send it with "
-            f"wandb sync {run.keys.runs_dir}/*/wandb/offline-run-*",
-            file=sys.stderr,
-        )
-        return _open(run, WandbLogger.mode)
-
-
-def _open(run: Run, mode: str | None) -> Any:
+def _open(folder: RunFolder, mode: str | None) -> Any:
     if (mode or wandb.setup().settings.mode) == "online" and not _has_key():
         # wandb would ask for it in the middle of a progress bar.
         raise wandb.errors.UsageError("no API key: run wandb login")
+    said = folder.read()
+    assert said is not None, folder.path
     wanted: dict[str, Any] = {
         "init_timeout": INIT_SECONDS,
         "finish_timeout": FINISH_SECONDS,
+        "finish_timeout_raises": True,
         "console": "off",
         "silent": True,
         "reinit": "create_new",
     }
     known = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
-    return wandb.init(
+    columns = said["columns"]
+    tags = [
+        *columns["test_domains"].split(),
+        *(columns[key] for key in ("algorithm", "dataset", "adapter", "stream") if key in columns),
+    ]
+    run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "dgbench"),
-        id=run.run_id,
-        name=run.label,
-        group=run.keys.group,
-        dir=run.folder.path,
-        config={**run.identity, "label": run.label},
+        id=said["run_id"],
+        name=said["label"],
+        # A sweep is what lies in one folder.
+        group=(said["group"] or folder.path.resolve().parent.name)[:MAX_GROUP] or None,
+        job_type=said["kind"],
+        tags=sorted({tag[:MAX_TAG] for tag in tags}),
+        dir=folder.path,
+        config={**columns, "kind": said["kind"], "identity": said["identity"], "record": json.dumps(said)},
         # A run that starts again takes the place of what was logged under its id.
-        resume="allow" if run.folder.resume_file.exists() else None,
+        resume="allow" if folder.resume_file.exists() else None,
         mode=mode,  # type: ignore[arg-type]
         settings=wandb.Settings(**known),
     )
+    if said["kind"] == "adapt":
+        run.define_metric("position", hidden=True)
+        run.define_metric("curve/*", step_metric="position")
+        run.define_metric("line", hidden=True, summary="none")
+    return run
+
+
+def _curve(line: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What an adapter answered, batch by batch."""
+    curve = line.get("curve") or {}
+    # A line with a curve is of one domain: corrupted or not, in whatever round.
+    domain = next(iter(line["n"])).partition("/")[2]
+    for place, n in enumerate(curve.get("n", ())):
+        row = {"position": line["position"] + place, f"curve/{domain}/seconds": curve["seconds"][place]}
+        if "correct" in curve:
+            row[f"curve/{domain}/accuracy"] = curve["correct"][place] / n
+        yield row
 
 
 def _has_key() -> bool:

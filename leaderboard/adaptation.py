@@ -99,12 +99,19 @@ def adaptations(runs: Paths, metric: str | None = None) -> Adaptations:
     return Adaptations(tuple(_told_apart(sheets, [part.row(0, named=True) for part in parts])), values, below or None)
 
 
-def ranks_adaptations(criterion: str, format: str, protocol: str | None) -> None:
+def ranks_adaptations(
+    criterion: str, format: str, protocol: str | None, *, explain: bool = False, published: bool = False
+) -> None:
     """Refuse options that only tables of trained runs have.
 
     Raises:
         ValueError: one of them is not the usual one.
     """
+    if explain or published:
+        raise ValueError(
+            f"--{'explain' if explain else 'published'} belongs to tables of trained runs, and these are adaptations. "
+            "Leave it out."
+        )
     if (criterion, format, protocol) != ("train_validation", "text", None):
         raise ValueError(
             f"criterion={criterion}, format={format} and protocol={protocol} are options of tables of trained runs. "

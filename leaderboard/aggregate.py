@@ -39,7 +39,7 @@ class Line:
     method: str
     cells: tuple[Cell, ...]
     found: str
-    """Cells found, of those expected."""
+    """Cells found, of those expected; empty of published numbers."""
 
 
 def tidy(chosen: pl.DataFrame, covered: pl.DataFrame, rules: pl.DataFrame) -> pl.DataFrame:

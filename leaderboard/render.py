@@ -84,8 +84,7 @@ def _grid(sheet: Sheet, between: str) -> Grid:
 
 def is_full(line: Line) -> bool:
     """Whether all cells of the method are there."""
-    found, expected = line.found.split("/")
-    return found == expected
+    return len(set(line.found.split("/"))) == 1
 
 
 def _text_cell(cell: Cell, has_signs: bool, is_percent: bool, between: str) -> Text:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -21,6 +21,7 @@ from dgbench.registry import UnknownName
 from dgbench.selection import Selection, selection
 
 from . import notes, render
+from . import published as published_rows
 from .aggregate import AVERAGE, Cell, Line, make_lines, mean_of, ranked, tidy
 
 FORMATS = ("text", "markdown", "latex", "csv")
@@ -69,10 +70,17 @@ def table(
     format: Literal["text"] = ...,
     *,
     protocol: str | None = ...,
+    published: bool = ...,
 ) -> Table: ...
 @overload
 def table(
-    runs: Paths, criterion: str = ..., metric: str | None = ..., *, format: str, protocol: str | None = ...
+    runs: Paths,
+    criterion: str = ...,
+    metric: str | None = ...,
+    *,
+    format: str,
+    protocol: str | None = ...,
+    published: bool = ...,
 ) -> Table | str: ...
 def table(
     runs: Paths,
@@ -81,6 +89,7 @@ def table(
     format: str = "text",
     *,
     protocol: str | None = None,
+    published: bool = False,
 ) -> Table | str:
     """Select models and rank the methods.
 
@@ -91,18 +100,21 @@ def table(
         format: `text` (an object that prints), `markdown`, `latex` or `csv` (long form).
         protocol: the preset by whose rules runs are read (error bars, unfinished runs, the oracle's step); None: that
             of each run.
+        published: whether published rows of the runs' datasets follow, in tables of their own.
 
     Raises:
         UnknownName: a criterion, metric or format that does not exist.
-        ValueError: there is nothing to make a table of.
+        ValueError: there is nothing to make a table of, or no place for published rows.
     """
     chooser = selection(criterion)
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    found = record.runs(runs)
-    if found.is_empty():
-        where = ", ".join(map(str, [runs] if isinstance(runs, str | Path) else runs))
-        raise ValueError(f"No runs under {where}. Name the runs_dir of a sweep, or let it begin.")
+    if published and format == "csv":
+        raise ValueError(
+            "Got format=csv and published rows, but in csv nothing would set them apart from runs. Leave one of them "
+            "out."
+        )
+    found = runs_under(runs)
     if protocol is not None:
         found = found.with_columns(pl.lit(value).alias(name) for name, value in _preset(protocol).reporting.items())
     finished = found.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
@@ -110,11 +122,41 @@ def table(
         check_metric(finished, metric)
     rows = record.read(finished, {*finished["score"], *([metric] if metric else [])})
     made = make_tables(found, rows, chooser, metric)
+    if published:
+        made = _with_published(made, criterion)
     if format == "text":
         return made
     if format == "csv":
         return made.cells.write_csv()
     return render.markdown(made.sheets) if format == "markdown" else render.latex(made.sheets)
+
+
+def runs_under(paths: Paths) -> pl.DataFrame:
+    """What `dgbench.record.runs` gives, if that is anything.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: no trained run is.
+    """
+    found = record.runs(paths)
+    if found.is_empty():
+        where = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
+        raise ValueError(f"No runs under {where}. Name the runs_dir of a sweep, or let it begin.")
+    return found
+
+
+def _with_published(made: Table, criterion: str) -> Table:
+    asked = made.cells.select("dataset", "metric").unique(maintain_order=True)
+    below: list[Sheet] = []
+    without: list[str] = []
+    for (metric,), part in asked.group_by("metric", maintain_order=True):
+        sheets, lacking = published_rows.sheets(part["dataset"].to_list(), criterion, str(metric))
+        below += sheets
+        without += lacking
+    *first, last = made.sheets
+    if without:
+        last = replace(last, notes=(*last.notes, published_rows.sentence(without, criterion)))
+    return replace(made, sheets=(*first, last, *below))
 
 
 def _preset(name: str) -> Protocol:
@@ -173,7 +215,7 @@ def make_tables(runs: pl.DataFrame, rows: pl.DataFrame, chooser: Selection, metr
         averages.append((fact, lines))
     if (pairs := len(pair_runs(runs))) and not chooser.needs_pairs:
         said = (*sheets[-1].notes, f"Left out: {pairs} runs that leave out two domains, for domain_cross_validation.")
-        sheets[-1] = Sheet(**{**vars(sheets[-1]), "notes": said})
+        sheets[-1] = replace(sheets[-1], notes=said)
     return Table((*sheets, *_summaries(averages, chooser)), cells.select(_CSV))
 
 

@@ -25,7 +25,7 @@ from dgbench.selection import selection
 from tests.fabricate import NUMBERS, make_run, make_runs, make_scores
 from tests.test_presets import PRESETS, each
 
-RULES = ("error_bar", "use_unfinished", "oracle_last_record")
+RULES = ("error_bar", "use_unfinished", "oracle_last_record", "literal")
 
 
 def columns(preset: str) -> dict[str, Any]:
@@ -118,7 +118,8 @@ def test_rules_of_reading_are_no_part_of_a_run_s_identity() -> None:
 
     assert set(Protocol().reporting) == set(RULES)
     usual = made()
-    rules = ["protocol.error_bar=n", "protocol.use_unfinished=true", "protocol.oracle_last_record=true"]
+    flags = ("use_unfinished", "oracle_last_record", "literal")
+    rules = ["protocol.error_bar=n", *(f"protocol.{flag}=true" for flag in flags)]
     assert {made(*rules), *map(made, rules)} == {usual}
     decisive = ["augment_validation=true", "draw_data_per_run=true", "evaluate_last=false", "cap_steps=false"]
     others = [made(f"protocol.{flag}") for flag in [*decisive, "resnet_freeze_bn=true", "holdout_fraction=0.3"]]

@@ -31,6 +31,10 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
+def test_every_method_that_comes_with_dgbench_says_what_a_step_costs():
+    assert [name for name in algorithms.names() if algorithms[name].cost is None] == []
+
+
 @pytest.mark.parametrize(("kind", "name"), SHEETS)
 def test_every_component_has_a_sheet_of_100_columns(kind, name, monkeypatch):
     def load(self):

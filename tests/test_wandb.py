@@ -1,4 +1,4 @@
-"""`logger=wandb`: a copy of what is recorded, under the run's folder, that decides nothing."""
+"""`logger=wandb`: a copy of what is recorded, to a server or under the run's folder, that decides nothing."""
 
 from __future__ import annotations
 
@@ -11,106 +11,116 @@ import pytest
 import wandb
 
 import dgbench
-from dgbench import wandb_logger
+from dgbench import record
 from dgbench.algorithms.erm import ERM
 from dgbench.evaluation import Evaluation
 from dgbench.record import Interrupted
-from dgbench.wandb_logger import WandbLogger
+from dgbench.selection import selection
+from tests.wandb_server import ENTITY, KEY, serving
 
-FEW = {
+FEW: dict[str, Any] = {
     "dataset": "digits_color",
+    "test_domains": ["plus90"],
     "protocol": {"num_steps": 3, "evaluate_every": 2},
     "optim.batch_size": 4,
     "network.width": 8,
 }
 
 
-class FakeRun:
-    """Stands in for a wandb run."""
-
-    def __init__(self, **given: Any):
-        self.given, self.id = given, given["id"]
-        self.rows: list[tuple[int, dict[str, float]]] = []
-        self.exit_codes: list[int] = []
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self.rows.append((step, metrics))
-
-    def finish(self, exit_code: int) -> None:
-        self.exit_codes.append(exit_code)
-        raise wandb.errors.CommError("the network is gone")  # what is recorded stays complete
-
-
-@pytest.fixture(autouse=True)
-def caches(tmp_path, monkeypatch):
-    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path.parent / f"{tmp_path.name}_wandb"))
-    monkeypatch.setattr(WandbLogger, "mode", None)
-
-
 @pytest.fixture
-def fake_runs(monkeypatch) -> list[FakeRun]:
-    """The wandb runs that are begun."""
-    begun: list[FakeRun] = []
-
-    def init(**given):
-        begun.append(FakeRun(**given))
-        return begun[-1]
-
-    monkeypatch.setattr(wandb, "init", init)
-    return begun
+def server(monkeypatch, tmp_path):
+    with serving(monkeypatch, tmp_path.parent / f"{tmp_path.name}_wandb") as begun:
+        yield begun
 
 
 def train(runs_dir: str, **keys: Any) -> Any:
-    return dgbench.train(test_domains=["plus90"], runs_dir=runs_dir, **{**FEW, **keys})
+    return dgbench.train(**{**FEW, "runs_dir": runs_dir, **keys})
 
 
-def test_a_sweep_offline_gives_each_run_its_own_and_the_same_numbers(tmp_path):
-    keys = {**FEW, "algorithm": ["erm", "vrex"], "test_domains": ["plus90"]}
+def files(runs_dir: str, pattern: str) -> dict[str, bytes]:
+    found = {str(path.relative_to(runs_dir)): path.read_bytes() for path in Path(runs_dir).glob(pattern)}
+    assert found
+    return found
+
+
+def test_a_sweep_gives_each_run_its_own_and_the_same_numbers(server, tmp_path):
+    keys = {**FEW, "algorithm": ["erm", "vrex"]}
     assert dict(dgbench.sweep(**keys, runs_dir="out", logger="wandb").counts) == {"complete": 2}
     assert dict(dgbench.sweep(**keys, runs_dir="plain").counts) == {"complete": 2}
-    folders = sorted(path.parent for path in Path("out").glob("*/run.json"))
-    assert len(folders) == 2
-    for folder in folders:
-        (own,) = folder.glob("wandb/offline-run-*")
-        assert own.name.endswith(folder.name)
-        assert list(own.glob("*.wandb"))
-        plain = Path("plain") / folder.name / "evaluations.jsonl"
-        assert (folder / "evaluations.jsonl").read_bytes() == plain.read_bytes()
+    for pattern in ("*/evaluations.jsonl", "*/checkpoints/*"):
+        assert files("out", pattern) == files("plain", pattern)
+    assert set(server.runs) == {path.parent.name for path in Path("out").glob("*/run.json")}
+    assert all(run["complete"] and run["exitcode"] == 0 for run in server.runs.values())
+    assert {run["groupName"] for run in server.runs.values()} == {"out"}
     assert sorted(os.listdir(tmp_path)) == ["out", "plain"]
     assert wandb.run is None
 
 
-def test_metrics_are_paths_and_the_run_says_what_it_is(fake_runs):
-    outcome = train("out", algorithm="vrex", logger="wandb", group="mine")
-    (run,) = fake_runs
+def test_what_is_sent_is_what_is_recorded(server):
+    outcome = train("out", algorithm="vrex", averaging="ema", logger="wandb", group="mine")
     said = json.loads((outcome.folder / "run.json").read_text())
-    given = run.given
-    assert (given["project"], given["group"], given["id"]) == ("dgbench", "mine", said["run_id"])
-    assert json.loads(json.dumps(given["config"])) == {**said["identity"], "label": said["label"]}
-    assert (given["name"], given["dir"], given["resume"]) == (said["label"], outcome.folder, None)
-    train_rows = [(step, row) for step, row in run.rows if any(key.startswith("train/") for key in row)]
-    assert train_rows[0][0] == 0
-    assert "train/loss" in train_rows[0][1]
-    assert len(train_rows[0][1]) > 1
-    assert all(key.startswith("train/") for key in train_rows[0][1])
-    rows = [(step, row) for step, row in run.rows if "in/plus90/accuracy" in row]
+    run = server.by_name(said["label"])
+    assert (run["id"], run["project"], run["entity"]) == (said["run_id"], "dgbench", ENTITY)
+    assert (run["groupName"], run["jobType"]) == ("mine", "train")
+    assert run["tags"] == ["digits_color", "plus90", "vrex"]
+    config = {key: value["value"] for key, value in run["config"].items() if key != "_wandb"}
+    # As text, so that no number comes back with another type.
+    assert json.loads(config.pop("record")) == said
+    sizes = config.pop("n")
+    assert config == {**said["columns"], "kind": "train", "identity": said["identity"]}
     lines = [json.loads(line) for line in (outcome.folder / "evaluations.jsonl").read_text().splitlines()]
-    assert rows == [(line["step"], line["values"]) for line in lines]
-    assert all(len(key.split("/")) == 3 for _, row in rows for key in row)
-    assert run.exit_codes == [0]
+    assert {line["weights"] for line in lines} == {"last", "ema"}
+    for line in lines:
+        assert line["n"] == sizes
+        (row,) = [row for row in run["history"] if row["_step"] == line["step"]]
+        prefix = "" if line["weights"] == "last" else f"{line['weights']}/"
+        assert {key: row[prefix + key] for key in line["values"]} == line["values"]
+    assert run["history"][0]["_step"] == 0
+    assert {"train/loss", "train/variance"} <= run["history"][0].keys() or "train/penalty" in run["history"][0]
+    assert KEY not in json.dumps(run)
 
 
-def test_the_run_of_wandb_ends_also_where_ours_fails(fake_runs, monkeypatch):
+def test_the_summary_has_what_a_dashboard_ranks_by(server):
+    outcome = train("out", logger="wandb", protocol={"num_steps": 5, "evaluate_every": 1})
+    said = json.loads((outcome.folder / "run.json").read_text())
+    (run,) = server.runs.values()
+    summary = run["summary"]
+    for key, value in {**said["columns"], "status": "complete", "seconds": said["seconds"]}.items():
+        assert summary[key] == value
+    lines = [json.loads(line) for line in (outcome.folder / "evaluations.jsonl").read_text().splitlines()]
+    scores = [(sum(x["values"][f"out/{d}/accuracy"] for d in ("plus80", "minus90")) / 2, -x["step"]) for x in lines]
+    best, step = max(scores)
+    assert summary["train_validation/step"] == -step
+    assert summary["train_validation/validation"] == pytest.approx(best, abs=1e-11)
+    assert summary["train_validation/test"] == lines[-step]["values"]["in/plus90/accuracy"]
+    assert summary["oracle/step"] == 4
+    assert summary["oracle/validation"] == pytest.approx(lines[4]["values"]["out/plus90/accuracy"], abs=1e-11)
+    assert summary["last_step/test"] == lines[4]["values"]["in/plus90/accuracy"]
+    assert not {"last_step/validation", "domain_cross_validation/test"} & summary.keys()
+
+
+def test_a_run_that_tests_on_two_domains_has_a_choice_for_each(server):
+    outcome = train("out", logger="wandb", test_domains=["plus90", "plus80"])
+    (run,) = server.runs.values()
+    for row in selection("oracle_best").choose(record.read(outcome.folder)).iter_rows(named=True):
+        assert run["summary"][f"oracle_best/{row['test_domain']}/test"] == row["value"]
+        assert run["summary"][f"oracle_best/{row['test_domain']}/step"] == row["step"]
+    assert "oracle_best/test" not in run["summary"]
+
+
+def test_the_run_of_wandb_ends_also_where_ours_fails(server, monkeypatch):
     def loss(self, batch):
         raise RuntimeError("the sensor fell off")
 
     monkeypatch.setattr(ERM, "loss", loss)
     assert train("out", logger="wandb").status == "failed"
-    assert fake_runs[0].exit_codes == [1]
+    (run,) = server.runs.values()
+    assert (run["complete"], run["exitcode"]) == (True, 1)
+    assert (run["summary"]["status"], run["summary"]["reason"]) == ("failed", "RuntimeError: the sensor fell off")
+    assert "train_validation/test" not in run["summary"]
 
 
-def test_a_continued_run_is_continued(fake_runs, monkeypatch):
+def test_a_continued_run_is_continued(server, monkeypatch):
     def stop(self, trainer, algorithm, *args):
         if algorithm.step == 1:
             raise Interrupted("SIGINT")
@@ -119,40 +129,27 @@ def test_a_continued_run_is_continued(fake_runs, monkeypatch):
         patch.setattr(Evaluation, "on_train_batch_start", stop)
         with pytest.raises(Interrupted):
             train("out", logger="wandb")
+    (run,) = server.runs.values()
+    assert (run["exitcode"], run["summary"]["status"]) == (1, "interrupted")
     assert train("out", logger="wandb").status == "complete"
-    first, second = fake_runs
-    assert (first.exit_codes, second.exit_codes) == ([1], [0])
-    assert (first.given["resume"], second.given["resume"]) == (None, "allow")
-    assert first.id == second.id
-    assert [step for step, row in second.rows if "in/plus90/accuracy" in row] == [2]
+    assert [row["_step"] for row in run["history"] if "in/plus90/accuracy" in row] == [0, 2]
+    assert (len(server.runs), run["exitcode"], run["summary"]["status"]) == (1, 0, "complete")
 
 
-def test_a_server_out_of_reach_is_waited_for_once(monkeypatch, capsys):
-    asked = []
-
-    def init(**given):
-        asked.append(given["mode"])
-        if given["mode"] != "offline":
-            raise wandb.errors.CommError("no route to host")
-        return FakeRun(**given)
-
-    monkeypatch.setattr(wandb, "init", init)
-    for seed in (0, 1):
-        assert train("out", logger="wandb", trial_seed=seed).status == "complete"
-    assert asked == [None, "offline", "offline"]
-    assert capsys.readouterr().err.count("W&B is out of reach (no route to host). What it would get is kept") == 1
+def test_offline_all_of_it_is_kept_beside_the_run(server, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    outcome = train("out", logger="wandb")
+    (own,) = outcome.folder.glob("wandb/offline-run-*")
+    (kept,) = own.glob("*.wandb")
+    assert kept.stat().st_size > 1000
+    assert outcome.folder.name in kept.name
+    assert not server.runs
+    assert "W&B is out of reach" not in capfd.readouterr().err
 
 
-def test_nobody_is_asked_for_a_key_in_the_middle_of_a_run(monkeypatch, capsys):
-    opened: list[str] = []
-
-    def init(**given):
-        opened.append(given["mode"])
-        return FakeRun(**given)
-
-    monkeypatch.setattr(wandb_logger, "_has_key", lambda: False)
-    monkeypatch.setattr(wandb, "setup", lambda: type("Setup", (), {"settings": wandb.Settings(mode="online")}))
-    monkeypatch.setattr(wandb, "init", init)
+def test_nobody_is_asked_for_a_key_in_the_middle_of_a_run(server, monkeypatch, capfd):
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", "nothing_there")
     assert train("out", logger="wandb").status == "complete"
-    assert opened == ["offline"]
-    assert "no API key: run wandb login" in capsys.readouterr().err
+    assert not server.runs
+    assert "no API key: run wandb login" in capfd.readouterr().err

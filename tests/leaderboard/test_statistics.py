@@ -1,9 +1,8 @@
-"""Paired comparisons: the numbers by hand and by scipy, what is compared with what, what is said."""
+"""Paired differences over trials: the numbers by hand and by scipy, what is compared with what, what is said."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from dgbench.leaderboard.statistics import compare, holm, paired_differences
+from dgbench.leaderboard.statistics import holm, paired_differences
 from dgbench.registry import UnknownName
-from tests.fabricate import make_run, make_runs, make_scores
 
 FIVE = {
     "erm": (0.61, 0.58, 0.66, 0.63, 0.60),
@@ -73,7 +71,7 @@ def test_differences_are_those_of_a_one_sample_test_on_the_differences() -> None
     assert made["near"].p == pytest.approx(2 * stats.t.sf(1 / math.sqrt(6), 4))
     assert made["far"].holm_p == pytest.approx(2 * (made["far"].p or 0))
     assert made["near"].holm_p == made["near"].p
-    assert (made["far"].verdict, made["near"].verdict) == ("differs", "no difference shown")
+    assert (made["far"].verdict, made["near"].verdict) == ("differs", "not shown")
 
 
 def test_the_replications_are_trials_and_not_domains() -> None:
@@ -89,7 +87,7 @@ def test_equal_columns_have_p_1_and_a_constant_difference_p_0() -> None:
     made = paired_differences(frame({**FIVE, "same": FIVE["erm"], "shifted": [v + 0.25 for v in FIVE["erm"]]}), "erm")
     same, shifted = made[-2:]
     assert (same.mean, same.se, same.low, same.high, same.p, same.holm_p) == (0, 0, 0, 0, 1, 1)
-    assert same.verdict == "no difference shown"
+    assert same.verdict == "not shown"
     assert shifted.mean == pytest.approx(0.25)
     assert shifted.p == pytest.approx(0, abs=1e-12)
 
@@ -130,6 +128,7 @@ def test_too_few_trials_are_no_test() -> None:
     (two,) = paired_differences(frame({"erm": (0.5, 0.6), "far": (0.75, 0.8)}), "erm")
     # One degree of freedom: t = 9, and Student's t is Cauchy's distribution.
     assert two.p == pytest.approx(1 - 2 / math.pi * math.atan(9))
+    assert (two.verdict, two.p) == ("too few trials", two.holm_p)
     assert two.note == "Two trials leave one degree of freedom: the interval is ±12.7 standard errors."
 
 
@@ -144,59 +143,3 @@ def test_bad_values_are_sentences() -> None:
     twice = pl.concat([frame(FIVE), frame({"far": (0.5,)})])
     with pytest.raises(ValueError, match=r"2 values of far on a in trial 0, expected one\. Name runs of one sweep"):
         paired_differences(twice, "erm")
-
-
-def test_runs_are_compared_by_what_the_criterion_chooses(tmp_path: Path) -> None:
-    made = compare(make_runs(tmp_path), "erm")
-    ((vrex,),) = [part.differences for part in made.parts]
-    # Averages of the trials: erm 1.5/3, 1.5/3, 1.8/3, and vrex 1.8/3, 1.7/3, 2.2/3.
-    d = [0.3 / 3, 0.2 / 3, 0.4 / 3]
-    assert (vrex.method, vrex.num_trials, vrex.mean) == ("vrex", 3, pytest.approx(0.1))
-    assert vrex.p == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
-    said = str(made)
-    assert "toy: accuracy in %, selected by train_validation; differences from erm" in said
-    (row,) = [line.split() for line in said.splitlines() if line.startswith(" vrex")]
-    assert row == ["vrex", "3", "+10.0", "[+1.7,", "+18.3]", "0.035", "0.035", "differs"]
-
-
-def test_another_metric_is_compared(tmp_path: Path) -> None:
-    ((vrex,),) = [part.differences for part in compare(make_runs(tmp_path), "erm", metric="nll").parts]
-    assert vrex.mean == pytest.approx(-0.1)
-    assert "nll (lower is better)" in str(compare(tmp_path, "erm", metric="nll"))
-
-
-def test_notes_say_what_is_not_there(tmp_path: Path) -> None:
-    make_runs(tmp_path, skip=lambda *cell: cell == ("vrex", "a", 2))
-    make_run(tmp_path, status="failed", domains=("a", "b", "c_long_name"), algorithm="irm")
-    make_run(tmp_path, [(0, make_scores("a", 0.5))], dataset="second", algorithm="sam")
-    said = " ".join(str(compare(tmp_path, "erm")).split())
-    assert "vrex: Compared on the 2 of 3 trials that both it and the baseline have in full. Two trials leave" in said
-    assert "irm: Compared on the 0 of 3 trials that both it and the baseline have in full. A test needs" in said
-    assert "Left out, as erm is not there: second." in said
-
-
-def test_data_seeds_are_trials_and_diverged_runs_are_counted(tmp_path: Path) -> None:
-    for seed, status in enumerate(("complete", "diverged", "complete")):
-        for label, value in (("base", 0.5), ("other", 0.5 + 0.1 * seed)):
-            make_run(tmp_path, [(0, make_scores("a", value))], status=status, label=label, data_seed=seed, train=["b"])
-    made = compare(tmp_path, "base", "last_step")
-    assert [d.num_trials for d in made.parts[0].differences] == [3]
-    assert "Numbers of runs that diverged are among them: 2 of 6." in str(made)
-
-
-def test_what_cannot_be_compared_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"No runs under .*Name the runs_dir"):
-        compare(tmp_path, "erm")
-    make_runs(tmp_path)
-    with pytest.raises(UnknownName, match=r"'vrx' is not a known method \(baseline\). Did you mean 'vrex'"):
-        compare(tmp_path, "vrx")
-    with pytest.raises(UnknownName, match="'best' is not a known criterion"):
-        compare(tmp_path, "erm", "best")
-    with pytest.raises(UnknownName, match="'nl' is not a known metric of toy"):
-        compare(tmp_path, "erm", metric="nl")
-
-
-def test_a_baseline_alone_is_compared_with_nothing(tmp_path):
-    make_run(tmp_path, [(0, make_scores("a", 0.5))], designated_domains="a")
-    with pytest.raises(ValueError, match="There is nothing to compare with erm: no other method has runs"):
-        compare(tmp_path, baseline="erm")
