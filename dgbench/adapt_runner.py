@@ -6,7 +6,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,23 +15,18 @@ from torch import Tensor
 
 import dgbench
 from dgbench import record
+from dgbench.adapt_data import SOURCE_BATCH, SourceData, held_out, streamed
 from dgbench.adaptation import Adaptation
 from dgbench.adapter import Adapter, build_adapter
-from dgbench.batch import Batch
-from dgbench.dataset import MultiDomainDataset
 from dgbench.loader import Split, evaluation_batches
-from dgbench.prediction import open_data, splits_of, threads
+from dgbench.prediction import open_data, threads
 from dgbench.record import Interrupted
 from dgbench.registry import adapters
-from dgbench.runner import MAX_FAILURES, Outcome, device_name, interruptible, peak_memory
-from dgbench.selection import REPORTED, VALIDATION
+from dgbench.runner import MAX_FAILURES, Outcome, device_name, interruptible, logged_to, peak_memory
 from dgbench.stream import Visit, make_stream
 from dgbench.task import Task
 from dgbench.trained import load
 from dgbench.writing import CannotWrite
-
-# Examples per batch of the source data, for adapters that read them, and for what is measured on them afterwards.
-SOURCE_BATCH = 128
 
 
 def execute(adaptation: Adaptation, progress: Callable[[int, int], None] | None = None) -> Outcome:
@@ -58,21 +53,29 @@ def execute(adaptation: Adaptation, progress: Callable[[int, int], None] | None 
         failures = 0 if adaptation.keys.overwrite else (folder.read() or {}).get("failures", 0)
         folder.begin(**_header(adaptation), status="running", failures=failures)
         folder.lines_file.unlink(missing_ok=True)
-        try:
-            facts = _adapt(adaptation, progress)
-        except Interrupted:
-            folder.write(status="interrupted")
-            raise
-        except CannotWrite:
-            raise
-        except Exception as error:
-            logging.getLogger("dgbench").debug("%s failed", adaptation.label, exc_info=True)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            folder.write(status="failed", reason=reason, failures=failures + 1)
-            return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
-        seconds = time.perf_counter() - started
-        folder.write(status="complete", reason=None, finished=time.time(), seconds=seconds, **facts)
-        return Outcome(folder.path, "complete", None, seconds)
+        with logged_to(adaptation.keys.logger, folder):
+            return _recorded(adaptation, failures, started, progress)
+
+
+def _recorded(
+    adaptation: Adaptation, failures: int, started: float, progress: Callable[[int, int], None] | None
+) -> Outcome:
+    folder = adaptation.folder
+    try:
+        facts = _adapt(adaptation, progress)
+    except Interrupted:
+        folder.write(status="interrupted")
+        raise
+    except CannotWrite:
+        raise
+    except Exception as error:
+        logging.getLogger("dgbench").debug("%s failed", adaptation.label, exc_info=True)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        folder.write(status="failed", reason=reason, failures=failures + 1)
+        return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    folder.write(status="complete", reason=None, finished=time.time(), seconds=seconds, **facts)
+    return Outcome(folder.path, "complete", None, seconds)
 
 
 def is_done(adaptation: Adaptation) -> bool:
@@ -106,17 +109,17 @@ def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) 
     algorithm.to(device)
     domains = adaptation.said["identity"]["domains"]
     needs_source = adapters[adaptation.adapter].needs.source
-    source = _Source(adaptation.said, data, domains["train"], device) if needs_source else None
+    source = SourceData(adaptation.said, data, domains["train"], device) if needs_source else None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with threads(keys.threads):
         adapter = build_adapter(adaptation.adapter, algorithm, hparams=adaptation.hp, source=source, seed=keys.seed)
-        tallies = _follow(adaptation, adapter, _streamed(adaptation, data), device, progress)
+        tallies = _follow(adaptation, adapter, streamed(adaptation, data), device, progress)
         for index, ((domain, round_), tally) in enumerate(tallies.items()):
             folder.append(_line(index, domain, round_, tally, adapter))
-        held_out = _held_out(adaptation.said, data, domains["train"])
-        if keys.source_after and held_out:
-            folder.append(_after(len(tallies), adapter, held_out, device))
+        known = held_out(adaptation.said, data, domains["train"])
+        if keys.source_after and known:
+            folder.append(_after(len(tallies), adapter, known, device))
     names = adapter.adapted_parameters()
     sizes = {name: p.numel() for name, p in adapter.algorithm.named_parameters()}
     every = [value for tally in tallies.values() for value in tally.seconds]
@@ -222,60 +225,6 @@ def measured(task: Task, output: str, outputs: Tensor, y: Tensor) -> dict[str, f
     scores = scores_of(task, output, outputs)
     # A task with a single logit is measured on it.
     return task.metrics(scores[:, 1:] - scores[:, :1] if task.single_logit else scores, y)
-
-
-class _Source:
-    """The training domains' in-splits, in order and un-augmented, in batches of a single row."""
-
-    def __init__(self, said: Mapping[str, Any], data: MultiDomainDataset, names: list[str], device: torch.device):
-        self.device = device
-        self.parts = [part for name in names for split, part in splits_of(said, data, name) if split == "in"]
-
-    def __iter__(self) -> Iterator[Batch]:
-        for index, part in enumerate(self.parts):
-            for x, y in evaluation_batches(part, SOURCE_BATCH, device=self.device):
-                domain = torch.full((1, len(y)), index, device=self.device)
-                yield Batch(x.unsqueeze(0), y.unsqueeze(0), domain)
-
-
-def _streamed(adaptation: Adaptation, data: MultiDomainDataset) -> dict[str, Split]:
-    """What is streamed, by domain, each cut to `examples` of it, the same for all adapters.
-
-    Of every test domain the split that tables report; or what of the training domains was held out.
-
-    Raises:
-        ValueError: nothing was.
-    """
-    said, keys = adaptation.said, adaptation.keys
-    domains = said["identity"]["domains"]
-    if keys.target == "validation":
-        splits = {name: part for (_, name), part in _held_out(said, data, domains["train"]).items()}
-        if not splits:
-            raise ValueError(
-                "target=validation streams what was held out of the training domains, but nothing was. Train with "
-                "protocol.splits=random, or leave target=test."
-            )
-    else:
-        parts = {name: dict(splits_of(said, data, name)) for name in domains["test"]}
-        splits = {name: next(own[split] for _, split in REPORTED if split in own) for name, own in parts.items()}
-    return {name: _cut(part, keys.examples, keys.seed) for name, part in splits.items()}
-
-
-def _cut(part: Split, most: int | None, seed: int) -> Split:
-    """At most so many of a split's examples."""
-    if most is None or most >= len(part):
-        return part
-    chosen = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most].sort().values
-    return Split(part.domain, part.indices[chosen])
-
-
-def _held_out(said: Mapping[str, Any], data: MultiDomainDataset, names: list[str]) -> dict[tuple[str, str], Split]:
-    wanted = [split for role, split in VALIDATION if role == "train"]
-    found: dict[tuple[str, str], Split] = {}
-    for name in names:
-        parts = {split: part for split, part in splits_of(said, data, name) if split in wanted}
-        found |= {(split, name): part for split, part in list(parts.items())[:1] if split is not None}
-    return found
 
 
 def _header(adaptation: Adaptation) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def table(
         from dgbench.leaderboard.explain import explain as make_explanation
 
         # Beside a table for a file or another program, the rest is for the person.
-        (err if isinstance(made, str) else out).print(make_explanation(runs, criterion))
+        (err if isinstance(made, str) else out).print(make_explanation(runs, criterion), soft_wrap=True)
 
 
 def compare(

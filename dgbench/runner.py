@@ -134,7 +134,7 @@ def _train(
     wanted = list(dict.fromkeys([*wanted_splits(run), *sorted(earlier & splits.keys())]))
     resume = _resume(folder, algorithm, {"/".join(pair) for pair in wanted})
     # The logger ends when the record does: it also tells how that was.
-    logger = ending.enter_context(_logged(run))
+    logger = ending.enter_context(logged_to(run.keys.logger, run.folder))
     with quiet_lightning():
         trainer: Any = make_trainer(run, folder, logger)
         device = trainer.strategy.root_device
@@ -170,13 +170,13 @@ def _train(
     return "complete", None
 
 
-def _logged(run: Run) -> Any:
-    """A context that gives what Lightning logs to; it decides nothing."""
-    if run.keys.logger == "none":
+def logged_to(logger: str, folder: RunFolder) -> Any:
+    """A context that gives what is logged to, `none` or `wandb`; it decides nothing."""
+    if logger == "none":
         return contextlib.nullcontext(False)
     from dgbench.wandb_logger import logged
 
-    return logged(run.folder)
+    return logged(folder)
 
 
 def _resume(folder: RunFolder, algorithm: Algorithm, wanted: set[str]) -> dict[str, Any] | None:

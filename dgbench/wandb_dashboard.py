@@ -61,8 +61,10 @@ def _panels() -> list[tuple[str, list[Any]]]:
     def bars(title: str, metric: str, by: str | None = None) -> Any:
         """The mean of a group; without `by`, of the groups in which the runs are listed."""
         group = None if by is None else wr.Config(by)
-        spread = {} if by is None else {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
-        return wr.BarPlot(title=title, metrics=[metric], groupby=group, **spread)
+        plot = wr.BarPlot(title=title, metrics=[metric], groupby=group)
+        if by is not None:
+            plot.groupby_aggfunc, plot.groupby_rangefunc = "mean", "stderr"
+        return plot
 
     def dots(title: str, x: str, y: str, **options: Any) -> Any:
         return wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y), **options)

@@ -12,7 +12,8 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,8 @@ from dgbench.wandb_summary import summary
 
 INIT_SECONDS = 30
 FINISH_SECONDS = 60
+# wandb keeps to these itself, but for its own start and end: where a server fails, its service may linger for minutes.
+GRACE_SECONDS = 10
 # What W&B takes.
 MAX_TAG = 64
 MAX_GROUP = 128
@@ -99,21 +102,20 @@ class WandbLogger(Logger):
             self.experiment.config.update({"record": json.dumps(said)}, allow_val_change=True)
             self.experiment.summary.update(summary(self.folder))
         with self._surviving():
-            self.experiment.finish(exit_code=0 if is_finished else 1)
+            run = self.experiment
+            _within(FINISH_SECONDS, lambda: run.finish(exit_code=0 if is_finished else 1))
             # What a server refuses for good, wandb tells its log only.
-            log = Path(self.experiment.settings.log_internal or os.devnull)
+            log = Path(run.settings.log_internal or os.devnull)
             if log.is_file() and "filestream: fatal error" in log.read_text("utf-8", "replace"):
                 self._give_up("the server refused what was sent")
 
     def _begin(self) -> Any:
         """Open the W&B run, offline where the server is out of reach; one that does nothing where even that fails."""
-        try:
-            return _open(self.folder, WandbLogger.mode)
-        except Exception as error:  # the library's own errors have many kinds, and none may stop a run
-            self._give_up(error)
-        with self._surviving():
-            wandb.teardown()  # it holds the id of the run that it could not open
-            return _open(self.folder, WandbLogger.mode)
+        for _ in range(2):
+            try:
+                return _within(INIT_SECONDS, lambda: _open(self.folder, WandbLogger.mode))
+            except Exception as error:  # the library's own errors have many kinds, and none may stop a run
+                self._give_up(error)
         return wandb.init(mode="disabled")
 
     @contextlib.contextmanager
@@ -122,6 +124,7 @@ class WandbLogger(Logger):
             yield
         except Exception as error:  # as above
             self._give_up(error)
+            self.experiment = wandb.init(mode="disabled")
 
     def _give_up(self, reason: object) -> None:
         WandbLogger.mode = "offline"
@@ -132,6 +135,9 @@ class WandbLogger(Logger):
                 f"send it with wandb sync {self.folder.path.parent}/*/wandb/*run-*",
                 file=sys.stderr,
             )
+        # wandb's service holds the id of the run that it could not open, and keeps the process from ending.
+        with contextlib.suppress(Exception):
+            _within(0, wandb.teardown)
 
 
 @contextlib.contextmanager
@@ -188,6 +194,27 @@ def _open(folder: RunFolder, mode: str | None) -> Any:
         run.define_metric("curve/*", step_metric="position")
         run.define_metric("line", hidden=True, summary="none")
     return run
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What a call gives, in a thread that is left behind if it takes longer than that and a grace."""
+    ended: list[tuple[Any, Exception | None]] = []
+
+    def work() -> None:
+        try:
+            ended.append((call(), None))
+        except Exception as error:  # raised where it is waited for
+            ended.append((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds + GRACE_SECONDS)
+    if not ended:
+        raise TimeoutError(f"no answer within {seconds + GRACE_SECONDS} s")
+    value, error = ended[0]
+    if error is not None:
+        raise error
+    return value
 
 
 def _curve(line: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dgbench
-from dgbench import adapt_runner, adapt_sweep
+from dgbench import adapt_runner
 from dgbench.adaptation import expand
 from dgbench.adapter import Needs, build_adapter
 from dgbench.algorithms.test_time.source import Unadapted
@@ -292,7 +292,7 @@ def test_what_was_held_out_of_the_training_domains_streams_to_choose_hyper_param
     (line,) = [line for line in RunFolder(trained).lines() if line["step"] == 19]
     said = {key: v for each in folder.lines() for key, v in each["values"].items() if key.endswith("/accuracy")}
     assert said == {f"stream/{name}/accuracy": line["values"][f"out/{name}/accuracy"] for name in ("plus80", "minus90")}
-    monkeypatch.setattr(adapt_runner, "_held_out", lambda *any: {})
+    monkeypatch.setattr("dgbench.adapt_data.held_out", lambda *any: {})
     _, outcome = adapt("target=validation", "adapter=tent")
     assert outcome.reason == (
         "ValueError: target=validation streams what was held out of the training domains, but nothing was. Train with "

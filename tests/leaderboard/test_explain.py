@@ -11,27 +11,15 @@ from typing import Any
 import pytest
 
 from dgbench import expansion, record
-from dgbench.description import header
 from dgbench.leaderboard.explain import SHOWN, Explanation, explain
 from dgbench.record import RunFolder
 from dgbench.registry import UnknownName
 from tests.fabricate import DOMAINS, make_run, make_runs, make_scores
-
-WHOLE = ["algorithm=erm,vrex", "dataset=digits_color", "hparams_seed=range(4)", "trial_seed=0,1"]
+from tests.grids import make_grid
 
 
 def told(made: Explanation) -> list[str]:
     return [str(gap) for gap in made.gaps]
-
-
-def make_grid(runs_dir: Path, *tests: str, asked: list[str] = WHOLE) -> dict[str, Path]:
-    """Complete runs of a real sweep, by their labels."""
-    jobs = expansion.expand([*asked, f"test_domains={','.join(tests)}", f"runs_dir={runs_dir}"])
-    for job in jobs:
-        folder = job.run.folder
-        folder.create()
-        folder.write(**header(job.run), status="complete", reason=None, seconds=1.0, peak_memory=None)
-    return {(folder.read() or {})["label"]: folder.path for folder in record.find(runs_dir)}
 
 
 def made_by(gap: Any) -> set[str]:

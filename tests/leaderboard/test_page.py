@@ -67,6 +67,7 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere(whole):
     assert [attributes for tag, attributes in whole.tags if tag == "script"] == [{"src": "board.js"}]
     names = {name for _, attributes in whole.tags for name in attributes}
     assert not {name for name in names if name == "style" or name.startswith("on")}
+    assert [attributes["href"] for tag, attributes in whole.tags if tag == "link"] == ["board.css"]
     assert set(whole.values("src")) == {"board.js"}
     assert all(ALLOWED.fullmatch(address) for address in whole.values("href"))
     assert not {"img", "iframe", "object", "embed", "base", "video", "audio"} & {tag for tag, _ in whole.tags}

@@ -137,6 +137,7 @@ def test_who_has_no_rank_and_why():
         "mute.json": submission("mute", {"oracle": values(0.9, 9)}),
     }
     found = {tab.key: tab for tab in tabs(entries(said))}
+    assert list(found)[:2] == ["suite-embedded-1", "suite-embedded-0"]
     rows = rows_of(found["suite-embedded-1"])
     assert {name: row.lacks for name, row in rows.items() if row.rank is None} == {
         "half": "Lacks digits_color, digits_style, texture_patches under this setting.",
