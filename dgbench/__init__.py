@@ -22,6 +22,7 @@ _PUBLIC = {
     "table": "dgbench.leaderboard.tables",
     "compare": "dgbench.leaderboard.compare",
     "adapt": "dgbench.adapt_sweep",
+    "adaptations": "dgbench.leaderboard.adaptation",
     "build_algorithm": "dgbench.algorithm",
     "build_adapter": "dgbench.adapter",
     "check_adapter": "dgbench.check",

@@ -70,12 +70,11 @@ class WandbLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Metrics by their paths: `split/domain/metric`, and `train/` for what `loss` returns."""
-        with self._surviving():
-            if not self._sizes and not all(key.startswith("train/") for key in metrics):
-                # Known from the first evaluation on: a run that is killed can be read without its end.
-                self._sizes = {key: n for line in self.folder.lines() for key, n in line["n"].items()}
-                self.experiment.config.update({"n": self._sizes}, allow_val_change=True)
-            self.experiment.log(dict(metrics), step=step)
+        if not self._sizes and not all(key.startswith("train/") for key in metrics):
+            # Known from the first evaluation on: a run that is killed can be read without its end.
+            self._sizes = {key: n for line in self.folder.lines() for key, n in line["n"].items()}
+            self._send(lambda run: run.config.update({"n": self._sizes}, allow_val_change=True))
+        self._send(lambda run: run.log(dict(metrics), step=step))
 
     def log_line(self, line: Mapping[str, Any]) -> None:
         """One line of an adaptation: the answers to every batch as a curve, then its metrics.
@@ -83,48 +82,41 @@ class WandbLogger(Logger):
         Args:
             line: as evaluations.jsonl has it.
         """
-        with self._surviving():
-            self._num_lines += 1
-            for row in _curve(line):
-                self.experiment.log(row)
-            values = {key: float("nan") if value is None else value for key, value in line["values"].items()}
-            rest = {key: value for key, value in line.items() if key != "values"}
-            self.experiment.log({**values, "line": json.dumps(rest)})
+        self._num_lines += 1
+        values = {key: float("nan") if value is None else value for key, value in line["values"].items()}
+        rest = {key: value for key, value in line.items() if key != "values"}
+        for row in (*_curve(line), {**values, "line": json.dumps(rest)}):
+            self._send(lambda run, row=row: run.log(row))
 
     def finish(self) -> None:
         """Send how it ended, and end the W&B run, so that the next one in this process gets its own."""
         said = self.folder.read() or {}
-        is_finished = said.get("status") in FINISHED
-        with self._surviving():
-            if said.get("kind") == "adapt":
-                for line in self.folder.lines()[self._num_lines :]:
-                    self.log_line(line)
-            self.experiment.config.update({"record": json.dumps(said)}, allow_val_change=True)
-            self.experiment.summary.update(summary(self.folder))
-        with self._surviving():
-            run = self.experiment
-            _within(FINISH_SECONDS, lambda: run.finish(exit_code=0 if is_finished else 1))
-            # What a server refuses for good, wandb tells its log only.
-            log = Path(run.settings.log_internal or os.devnull)
-            if log.is_file() and "filestream: fatal error" in log.read_text("utf-8", "replace"):
-                self._give_up("the server refused what was sent")
+        if said.get("kind") == "adapt":
+            for line in self.folder.lines()[self._num_lines :]:
+                self.log_line(line)
+        exit_code = 0 if said.get("status") in FINISHED else 1
+        self._send(lambda run: run.config.update({"record": json.dumps(said)}, allow_val_change=True))
+        self._send(lambda run: run.summary.update(summary(self.folder)))
+        self._send(lambda run: _within(FINISH_SECONDS, lambda: run.finish(exit_code=exit_code)))
+        self._send(_refuse_losses)
 
     def _begin(self) -> Any:
-        """Open the W&B run, offline where the server is out of reach; one that does nothing where even that fails."""
+        """Open the W&B run, offline where the server is out of reach; None where even that fails."""
         for _ in range(2):
             try:
                 return _within(INIT_SECONDS, lambda: _open(self.folder, WandbLogger.mode))
             except Exception as error:  # the library's own errors have many kinds, and none may stop a run
                 self._give_up(error)
-        return wandb.init(mode="disabled")
+        return None
 
-    @contextlib.contextmanager
-    def _surviving(self) -> Iterator[None]:
+    def _send(self, call: Callable[[Any], Any]) -> None:
+        if self.experiment is None:
+            return
         try:
-            yield
+            call(self.experiment)
         except Exception as error:  # as above
+            self.experiment = None
             self._give_up(error)
-            self.experiment = wandb.init(mode="disabled")
 
     def _give_up(self, reason: object) -> None:
         WandbLogger.mode = "offline"
@@ -194,6 +186,13 @@ def _open(folder: RunFolder, mode: str | None) -> Any:
         run.define_metric("curve/*", step_metric="position")
         run.define_metric("line", hidden=True, summary="none")
     return run
+
+
+def _refuse_losses(run: Any) -> None:
+    """What a server refuses for good, wandb tells its log only."""
+    log = Path(run.settings.log_internal or os.devnull)
+    if log.is_file() and "filestream: fatal error" in log.read_text("utf-8", "replace"):
+        raise wandb.errors.CommError("the server refused what was sent")
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

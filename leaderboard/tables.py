@@ -141,6 +141,8 @@ def runs_under(paths: Paths) -> pl.DataFrame:
     found = record.runs(paths)
     if found.is_empty():
         where = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
+        if record.kinds(paths):
+            raise ValueError(f"Under {where} are adaptations, no trained runs. dgbench.adaptations ranks them.")
         raise ValueError(f"No runs under {where}. Name the runs_dir of a sweep, or let it begin.")
     return found
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dgbench.leaderboard.adaptation import adaptations, ranks_adaptations
+import dgbench
+from dgbench.leaderboard.adaptation import Adaptations, adaptations, ranks_adaptations
 from dgbench.leaderboard.statistics import holm
 from dgbench.record import SCHEMA, RunFolder, identity_hash
 from dgbench.registry import UnknownName
@@ -82,6 +83,13 @@ def make(
 def line(name: str, scores: dict[str, float | None], round: int, phase: str) -> dict[str, Any]:
     values = {f"{name}/{metric}": value for metric, value in scores.items()}
     return {"step": 0, "phase": phase, "round": round, "values": values, "n": {name: 10}}
+
+
+def test_tables_of_trained_runs_say_whose_tables_these_are(tmp_path):
+    make(tmp_path, "source", {"a": 0.5})
+    assert isinstance(dgbench.adaptations(tmp_path), Adaptations)
+    with pytest.raises(ValueError, match=r"are adaptations, no trained runs\. dgbench\.adaptations ranks them\.$"):
+        dgbench.table(tmp_path)
 
 
 NUMBERS = {
