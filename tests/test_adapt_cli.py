@@ -81,7 +81,10 @@ def test_it_is_hydras_application(command, trained, tmp_path):
     keys = ["examples=16", "runs_dir=out", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
     code, out, err = command("adapt", "-m", f"runs={trained}", "adapter=source,tent", *keys)
     assert (code, out.split(" (")[0].splitlines()[-1]) == (0, "2 runs: 2 complete"), err
-    assert {RunFolder(path).read()["columns"]["adapter"] for path in (tmp_path / "out").iterdir()} == {"source", "tent"}
+    assert {(RunFolder(path).read() or {})["columns"]["adapter"] for path in (tmp_path / "out").iterdir()} == {
+        "source",
+        "tent",
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 

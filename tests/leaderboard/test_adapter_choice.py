@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dgbench.leaderboard.adaptation import adaptations
@@ -19,10 +21,10 @@ def write(runs_dir, *, without=()):
     for trial in range(2):
         make(runs_dir, "source", {"a": 0.45}, trial=trial)
         for (draw, lr), (held_out, test) in SETTINGS.items():
-            own = {"hparams": {"lr": lr}, "hparams_seed": draw, "trial": trial}
+            own: dict[str, Any] = {"hparams": {"lr": lr}, "hparams_seed": draw, "trial": trial}
             make(runs_dir, "tent", {"a": test[trial]}, **own)
             if draw not in without:
-                where = {"target": "validation", "test_domains": "a", "source": f"run{trial}a"}
+                where: dict[str, Any] = {"target": "validation", "test_domains": "a", "source": f"run{trial}a"}
                 # Two training domains: the mean counts, not the better one.
                 make(runs_dir, "tent", {"b": held_out[trial] + 0.1, "c": held_out[trial] - 0.1}, **own, **where)
 
@@ -57,7 +59,7 @@ def test_defaults_the_choice_of_the_training_domains_and_the_oracle_stand_side_b
 def test_lower_is_better_for_errors(tmp_path):
     make(tmp_path, "source", {"a": 0.5}, score="nll")
     for draw, test in enumerate((0.8, 0.3)):
-        own = {"hparams": {"lr": draw}, "hparams_seed": draw, "score": "nll"}
+        own: dict[str, Any] = {"hparams": {"lr": draw}, "hparams_seed": draw, "score": "nll"}
         make(tmp_path, "tent", {"a": test}, **own)
         make(tmp_path, "tent", {"b": test}, target="validation", source="run0a", test_domains="a", **own)
     _, rows = averages(tmp_path)
@@ -77,7 +79,7 @@ def test_settings_written_by_hand_are_rows_of_their_own_and_compete_where_valida
         make(tmp_path, "tent", {"a": test}, hparams={"lr": lr})
     assert set(averages(tmp_path)[1]) == {"tent lr=0.1", "tent lr=0.2"}
     for lr, test in ((0.1, 0.9), (0.2, 0.8)):
-        where = {"target": "validation", "test_domains": "a", "source": "run0a"}
+        where: dict[str, Any] = {"target": "validation", "test_domains": "a", "source": "run0a"}
         make(tmp_path, "tent", {"b": test}, hparams={"lr": lr}, **where)
     rows = averages(tmp_path)[1]
     assert rows["tent, chosen"].average == 0.5
