@@ -85,8 +85,8 @@ class WandbLogger(Logger):
         self._num_lines += 1
         values = {key: float("nan") if value is None else value for key, value in line["values"].items()}
         rest = {key: value for key, value in line.items() if key != "values"}
-        for row in (*_curve(line), {**values, "line": json.dumps(rest)}):
-            self._send(lambda run, row=row: run.log(row))
+        rows = [*_curve(line), {**values, "line": json.dumps(rest)}]
+        self._send(lambda run: [run.log(row) for row in rows])
 
     def finish(self) -> None:
         """Send how it ended, and end the W&B run, so that the next one in this process gets its own."""

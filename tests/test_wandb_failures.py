@@ -32,6 +32,7 @@ MOODS = (403, 500, "hang", "gone")
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     monkeypatch.setattr(wandb_logger, "FINISH_SECONDS", 2)
+    monkeypatch.setattr(wandb_logger, "GRACE_SECONDS", 5)
     with serving(monkeypatch, tmp_path.parent / f"{tmp_path.name}_wandb") as begun:
         yield begun
 
