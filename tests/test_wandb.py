@@ -16,7 +16,8 @@ from dgbench.algorithms.erm import ERM
 from dgbench.evaluation import Evaluation
 from dgbench.record import Interrupted
 from dgbench.selection import selection
-from tests.wandb_server import ENTITY, KEY, serving
+from tests.wandb_answers import ENTITY
+from tests.wandb_server import KEY, serving
 
 FEW: dict[str, Any] = {
     "dataset": "digits_color",
