@@ -16,7 +16,6 @@ from dgbench.adapt_runner import execute
 from dgbench.adaptation import expand
 from dgbench.cli import app
 from dgbench.wandb_dashboard import dashboard, workspace
-from dgbench.wandb_logger import logged
 from tests import adapted
 from tests.wandb_server import serving
 
@@ -53,10 +52,9 @@ def test_every_panel_finds_what_it_shows(server, tmp_path: Path):
     """On runs and an adaptation as they are sent: a metric nobody sends would be an empty panel."""
     for averaging in ("none", "ema"):
         dgbench.train(**{**adapted.RUN, "averaging": averaging}, runs_dir="out", logger="wandb")
-    (adaptation,) = expand([f"runs={adapted.train(tmp_path / 'plain')}", "runs_dir=adapted", "examples=16"])
+    keys = ["runs_dir=adapted", "examples=16", "logger=wandb"]
+    (adaptation,) = expand([f"runs={adapted.train(tmp_path / 'plain')}", *keys])
     execute(adaptation)
-    with logged(adaptation.folder):
-        pass
     config = {key for run in server.runs.values() for key in run["config"]}
     sent = {key for run in server.runs.values() for row in run["history"] for key in row}
     summary = {key for run in server.runs.values() for key in run["summary"]}
