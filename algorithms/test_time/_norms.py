@@ -37,9 +37,14 @@ class MixedBatchNorm(nn.Module):
         """Normalised activations, (N, C) or (N, C, H, W)."""
         share = self.share(len(x))
         others = [axis for axis in range(x.ndim) if axis != 1]
+        if share == 0 and x.numel() > x.shape[1]:
+            return self.after(F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps))
         var, mean = torch.var_mean(x, others, correction=0)  # (C,)
         mean = share * self.running_mean + (1 - share) * mean
         var = share * self.running_var + (1 - share) * var
+        if not x.requires_grad:
+            return self.after(F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps))
+        # In one call the statistics would be constants to the gradient.
         shape = (1, -1, *[1] * (x.ndim - 2))
         normalised = (x - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
         if self.weight is not None:
