@@ -15,7 +15,7 @@ from dgbench.cells import METHOD, with_cells
 from dgbench.protocol import Protocol
 from dgbench.registry import UnknownName
 from dgbench.selection import HELD_OUT_TEST, REPORTED, VALIDATION
-from dgbench.writing import replace_file
+from dgbench.writing import replace_file, writable
 
 from . import submitted
 from .aggregate import method_name
@@ -104,6 +104,8 @@ def write(said: Said, path: Path) -> None:
         CannotWrite: the place cannot be written.
     """
     text = json.dumps(said, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
+    with writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda file: file.write(text.encode("ascii")))
 
 

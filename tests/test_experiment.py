@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from dgbench import cli, console, experiment, record, stages
@@ -101,6 +102,12 @@ def mnist(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", stages.names())
 def test_every_experiment_expands(name, mnist, tmp_path):
     write_files(tmp_path / "data/uci")
+    for domain in ("art_painting", "cartoon", "photo", "sketch"):
+        for kind in ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"):
+            folder = tmp_path / "data/PACS" / domain / kind
+            folder.mkdir(parents=True)
+            for i in range(5):
+                Image.new("RGB", (8, 8), color=(i, 40 * i, 9)).save(folder / f"{i}.png")
     planned_ = experiment.plan(name)
     assert any(stage.table for stage, _ in planned_)
     runs = [job.run for _, sweeps in planned_ for sweep in sweeps for job in sweep.jobs]

@@ -102,13 +102,15 @@ def write(figure: Picture, files: Sequence[Path]) -> None:
         ValueError: another format.
         CannotWrite: the place cannot be written.
     """
-    from dgbench.writing import replace_file
+    from dgbench.writing import replace_file, writable
 
     from ._style import encoded
 
     _check_formats(files)
     for file in files:
         image = encoded(figure, file.suffix[1:])
+        with writable(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, functools.partial(_put, image))
 
 

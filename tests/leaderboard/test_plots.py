@@ -75,10 +75,10 @@ def test_command_writes_both_formats(kind, sweep, adaptations, tmp_path, monkeyp
 
 def test_one_file_where_it_is_wanted(sweep, tmp_path):
     command = ["plot", "cost", str(sweep), "--against", "memory", "--dataset", "toy", "--method", "vrex"]
-    out = tmp_path / "mine.png"
+    out = tmp_path / "new/mine.png"
     said = CliRunner().invoke(cli.app, [*command, "--baseline", "coral", "--out", str(out)], catch_exceptions=False)
     assert said.exit_code == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.png"]
+    assert [file.name for file in out.parent.iterdir()] == ["mine.png"]
     assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">I", out.read_bytes()[16:20]) == (1020,)
 

@@ -97,8 +97,8 @@ def test_it_holds_what_was_run_and_nothing_of_where(submission: Json, embedded_r
 
 def test_the_same_runs_give_the_same_bytes(embedded_runs: Path, submission: Json, tmp_path: Path):
     write(submission, tmp_path / "a.json")
-    write(submit(embedded_runs), tmp_path / "b.json")
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    write(submit(embedded_runs), tmp_path / "new/b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "new/b.json").read_bytes()
     later = submit(embedded_runs, created="2024-01-02T00:00:00Z")
     differing = {key for key in later if later[key] != submission[key]}
     assert differing == {"created", "checksum"}
