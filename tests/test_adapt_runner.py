@@ -14,6 +14,7 @@ from dgbench.algorithms.test_time.source import Unadapted
 from dgbench.algorithms.test_time.tent import Tent
 from dgbench.batch import Batch
 from dgbench.record import Interrupted, RunFolder, kinds, runs
+from dgbench.registry import adapters
 from dgbench.stream import STREAMS
 from dgbench.task import Task
 from dgbench.trained import load
@@ -57,7 +58,13 @@ def test_the_source_model_has_the_accuracy_that_training_recorded(adapt, trained
     assert folder.lines()[1]["phase"] == "source_after"
 
 
-def test_labels_change_no_prediction(trained, monkeypatch):
+# What adapters adapt that do not adapt the usual run.
+OWN_MODELS = {"note": {"network": {"name": "small_cnn", "norm": "instance_aware"}}, "drm_select": {"algorithm": "drm"}}
+
+
+@pytest.mark.parametrize("name", adapters.names())
+def test_labels_change_no_prediction(name, trained, monkeypatch, tmp_path):
+    run = adapted.train(tmp_path / "own", **OWN_MODELS[name]) if name in OWN_MODELS else trained
     answers = []
     own = adapt_runner._follow
 
@@ -67,13 +74,14 @@ def test_labels_change_no_prediction(trained, monkeypatch):
         return made
 
     monkeypatch.setattr(adapt_runner, "_follow", follow)
-    (adaptation,) = expand([f"runs={trained}", *FEW, "adapter=tent", "adapter.lr=0.01"])
+    keys = [f"runs={run}", *FEW, f"adapter={name}", "examples=16", "source_after=false"]
+    (adaptation,) = expand(keys)
     first = adapt_runner.execute(adaptation)
     accuracy = value(RunFolder(first.folder), "stream/plus90/accuracy")
     read = STREAMS["online"]._read
     monkeypatch.setattr(STREAMS["online"], "_read", lambda self, rows: (one := read(self, rows))._replace(y=1 - one.y))
-    again = expand([f"runs={trained}", *FEW, "adapter=tent", "adapter.lr=0.01", "overwrite=true"])
-    adapt_runner.execute(again[0])
+    (again,) = expand([*keys, "overwrite=true"])
+    adapt_runner.execute(again)
     assert torch.equal(*answers)
     assert value(RunFolder(first.folder), "stream/plus90/accuracy") == pytest.approx(1 - accuracy)
 
