@@ -59,7 +59,10 @@ def test_the_source_model_has_the_accuracy_that_training_recorded(adapt, trained
 
 
 # What adapters adapt that do not adapt the usual run.
-OWN_MODELS = {"note": {"network": {"name": "small_cnn", "norm": "instance_aware"}}, "drm_select": {"algorithm": "drm"}}
+OWN_MODELS: dict[str, dict[str, object]] = {
+    "note": {"network": {"name": "small_cnn", "norm": "instance_aware"}},
+    "drm_select": {"algorithm": "drm"},
+}
 
 
 @pytest.mark.parametrize("name", adapters.names())
