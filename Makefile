@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	@$(BIN)/dgbench demo
 
 test: $(INSTALLED)
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check .

@@ -19,6 +19,15 @@ import torch
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
 
 
+# Files of few long tests: the longest last would leave all processes but one idle.
+FIRST = ("test_readme.py", "test_wandb_failures.py", "test_packaging.py", "test_page_in_browser.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Where real data lie. A test that asks for it skips without DGBENCH_DATA, and must not skip with it."""
