@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import sys
 import time
@@ -20,13 +19,11 @@ from dgbench.adaptation import Adaptation
 from dgbench.adapter import Adapter, build_adapter
 from dgbench.loader import Split, evaluation_batches
 from dgbench.prediction import open_data, threads
-from dgbench.record import Interrupted
 from dgbench.registry import adapters
-from dgbench.runner import MAX_FAILURES, Outcome, device_name, interruptible, logged_to, peak_memory
+from dgbench.runner import MAX_FAILURES, Outcome, attempt, device_name, interruptible, logged_to, peak_memory, untouched
 from dgbench.stream import Visit, make_stream
 from dgbench.task import Task
 from dgbench.trained import load
-from dgbench.writing import CannotWrite
 
 
 def execute(adaptation: Adaptation, progress: Callable[[int, int], None] | None = None) -> Outcome:
@@ -47,35 +44,12 @@ def execute(adaptation: Adaptation, progress: Callable[[int, int], None] | None 
     folder.create()
     with folder.lock.held(), interruptible():
         if is_done(adaptation):
-            said = folder.read() or {}
-            return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
-        started = time.perf_counter()
+            return untouched(folder)
         failures = 0 if adaptation.keys.overwrite else (folder.read() or {}).get("failures", 0)
         folder.begin(**_header(adaptation), status="running", failures=failures)
         folder.lines_file.unlink(missing_ok=True)
         with logged_to(adaptation.keys.logger, folder):
-            return _recorded(adaptation, failures, started, progress)
-
-
-def _recorded(
-    adaptation: Adaptation, failures: int, started: float, progress: Callable[[int, int], None] | None
-) -> Outcome:
-    folder = adaptation.folder
-    try:
-        facts = _adapt(adaptation, progress)
-    except Interrupted:
-        folder.write(status="interrupted")
-        raise
-    except CannotWrite:
-        raise
-    except Exception as error:
-        logging.getLogger("dgbench").debug("%s failed", adaptation.label, exc_info=True)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        folder.write(status="failed", reason=reason, failures=failures + 1)
-        return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
-    seconds = time.perf_counter() - started
-    folder.write(status="complete", reason=None, finished=time.time(), seconds=seconds, **facts)
-    return Outcome(folder.path, "complete", None, seconds)
+            return attempt(folder, adaptation.label, failures, lambda: _adapt(adaptation, progress))
 
 
 def is_done(adaptation: Adaptation) -> bool:
@@ -102,6 +76,7 @@ class _Tally:
 
 
 def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    started = time.perf_counter()
     keys, folder = adaptation.keys, adaptation.folder
     algorithm = load(adaptation.trained.path, keys.step)
     data, _ = open_data(adaptation.trained.path, adaptation.said, None, {}, keys.data_dir)
@@ -124,6 +99,9 @@ def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) 
     sizes = {name: p.numel() for name, p in adapter.algorithm.named_parameters()}
     every = [value for tally in tallies.values() for value in tally.seconds]
     return {
+        "status": "complete",
+        "reason": None,
+        "seconds": time.perf_counter() - started,
         "adapted_parameters": {"tensors": len(names), "values": sum(sizes[name] for name in names)},
         "seconds_per_batch": sum(every) / max(1, len(every)),
         "answers": adapter.answers,

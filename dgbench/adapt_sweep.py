@@ -7,9 +7,8 @@ import dataclasses
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -19,24 +18,12 @@ from dgbench.adaptation import Adaptation, expand
 from dgbench.algorithm import Algorithm
 from dgbench.lock import RunIsLocked
 from dgbench.registry import adapters
-from dgbench.sweeper import Report, progress_bars, watched
+from dgbench.sweeper import Launch, Report, progress_bars, watched
 from dgbench.trained import load
-
-Launch = Callable[[Sequence[Sequence[str]]], Any]
 
 
 def run(arguments: Sequence[str], launch: Launch | None = None, console: Console | None = None) -> Report:
-    """Every adaptation that some overrides ask for and that is not done yet.
-
-    Args:
-        arguments: overrides in Hydra's grammar, with several values per key.
-        launch: runs the jobs, given the overrides of each; None: in this process, one after the other.
-        console: where progress is shown.
-
-    Raises:
-        CannotWrite: a folder cannot be written.
-        Interrupted: SIGINT or SIGTERM; the same command continues.
-    """
+    """Every adaptation that some overrides ask for and that is not done yet; as `sweeper.run_sweep` of runs."""
     return run_all(expand(arguments), launch, console)
 
 

@@ -68,7 +68,7 @@ class AdaptKeys:
 
 
 @dataclass(kw_only=True)
-class Adaptation:
+class Adaptation(record.Recorded):
     """What is adapted, by what, on which stream."""
 
     trained: record.RunFolder
@@ -99,16 +99,6 @@ class Adaptation:
             "stream": {"name": self.stream, "options": dataclasses.asdict(self.options)},
             **{name: getattr(keys, name) for name in ("batch_size", "examples", "seed", "target", "source_after")},
         }
-
-    @functools.cached_property
-    def run_id(self) -> str:
-        """The name of the folder of its results."""
-        return record.identity_hash(self.identity)
-
-    @property
-    def folder(self) -> record.RunFolder:
-        """Where its results are, or will be."""
-        return record.RunFolder(Path(self.keys.runs_dir).expanduser() / self.run_id)
 
     @property
     def label(self) -> str:

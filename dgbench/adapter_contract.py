@@ -116,9 +116,9 @@ def resets(subject: Subject) -> None:
     """`reset` brings back every tensor bit for bit, and the same stream gives the same answers again (T1)."""
     for label, algorithm in subject.models():
         adapter = subject.build(algorithm)
-        start, first = _state(adapter), [adapter.step(x) for x in _stream()]
+        start, first = state_of(adapter), [adapter.step(x) for x in _stream()]
         adapter.reset()
-        if changed := different(_state(adapter), start):
+        if changed := different(state_of(adapter), start):
             raise Violation(
                 f"After reset, {changed[0]} of {subject.name} is not what it was ({label}), expected the state after "
                 "construction. Keep all state in attributes of the adapter."
@@ -140,9 +140,9 @@ def predicts_without_trace(subject: Subject) -> None:
         first, second, *_ = _stream()
         adapter.step(first)
         undisturbed.step(first)
-        before, answer = _state(adapter), adapter.predict(second)
+        before, answer = state_of(adapter), adapter.predict(second)
         _check_answer(adapter, answer, len(second), label)
-        changed = different(_state(adapter), before)
+        changed = different(state_of(adapter), before)
         if changed or not torch.equal(adapter.predict(second), answer):
             raise Violation(
                 f"predict of {subject.name} changes {changed[0] if changed else 'its own answer'} ({label}), expected "
@@ -205,9 +205,9 @@ def stays_finite(subject: Subject) -> None:
         ):
             _check_answer(adapter, adapter.step(x), len(x), f"{label}, {what}")
             _check_finite(adapter, f"{label}, {what}")
-        before = _state(adapter)
+        before = state_of(adapter)
         _check_answer(adapter, adapter.step(torch.full_like(broken, torch.nan)), BATCH, f"{label}, NaN images")
-        if changed := [name for name in different(_state(adapter), before) if name != "steps"]:
+        if changed := [name for name in different(state_of(adapter), before) if name != "steps"]:
             raise Violation(
                 f"{changed[0]} of {subject.name} changes on images of nothing but NaN ({label}), expected no change. "
                 "Let `step` of the base class do its work."
@@ -288,7 +288,7 @@ def _check_answer(adapter: Adapter, outputs: Tensor, num: int, where: str) -> No
 
 
 def _check_finite(adapter: Adapter, where: str) -> None:
-    for name, value in _state(adapter).items():
+    for name, value in state_of(adapter).items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
             raise Violation(
                 f"{name} of {type(adapter).__name__} becomes NaN ({where}), expected finite values. Skip updates that "
@@ -296,7 +296,7 @@ def _check_finite(adapter: Adapter, where: str) -> None:
             )
 
 
-def _state(adapter: Adapter) -> dict[str, Any]:
+def state_of(adapter: Adapter) -> dict[str, Any]:
     """Everything that an adapter remembers, cloned, by a name that tells where it is."""
     return dict(_walk({k: v for k, v in adapter.__dict__.items() if k != "_start"}, "", set()))
 

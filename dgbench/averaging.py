@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ from dgbench.weight_average import accumulate
 BN_BATCHES = 500
 
 
-class Averaging(Checkpoint):
+class Averaging(Checkpoint, ABC):
     """Follows the weights after every step. Its state is tensors and primitives, and continues exactly.
 
     It is a checkpoint callback because Lightning runs those last: the step has been counted by then.
@@ -63,6 +64,7 @@ class Averaging(Checkpoint):
             self.values = [torch.zeros_like(value) for value in now]
         self.update(self.values, now, pl_module.step)
 
+    @abstractmethod
     def update(self, values: list[Tensor], now: list[Tensor], steps_done: int) -> None:
         """Change the average in place.
 
@@ -71,7 +73,6 @@ class Averaging(Checkpoint):
             now: the weights after the step.
             steps_done: number of steps, this one included.
         """
-        raise NotImplementedError
 
     def on_held_out_loss(self, step: int, loss: float) -> None:
         """Told at every evaluation: the mean loss of the last weights over the training domains' held-out examples."""

@@ -13,10 +13,12 @@ any moment leaves a run that can be continued.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,27 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     """The run's name: a hash of everything that decides its numbers."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+class Recorded(ABC):
+    """What has an identity, which decides its numbers: its name and its folder follow."""
+
+    keys: Any
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers."""
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The name of the folder of its results."""
+        return identity_hash(self.identity)
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where its results are, or will be."""
+        return RunFolder(Path(self.keys.runs_dir).expanduser() / self.run_id)
 
 
 class RunFolder:

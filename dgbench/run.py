@@ -7,7 +7,6 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -20,7 +19,7 @@ from dgbench.registry import datasets
 
 
 @dataclass(kw_only=True)
-class Run:
+class Run(record.Recorded):
     """One run, resolved: every value that decides its numbers, and where and how it is run."""
 
     algorithm: str
@@ -90,16 +89,6 @@ class Run:
             "label": self.keys.label,
             "tuned": self.tuned,
         }
-
-    @functools.cached_property
-    def run_id(self) -> str:
-        """The name of the run's folder."""
-        return record.identity_hash(self.identity)
-
-    @property
-    def folder(self) -> record.RunFolder:
-        """Where the run is, or will be."""
-        return record.RunFolder(Path(self.keys.runs_dir).expanduser() / self.run_id)
 
     @property
     def label(self) -> str:

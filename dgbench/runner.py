@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,8 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
     folder.create()
     with folder.lock.held(), interruptible(), contextlib.ExitStack() as ending:
         if is_done(run, folder):
-            said = folder.read() or {}
-            return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
+            return untouched(folder)
         tidy(folder.path)
-        started = time.perf_counter()
         failures = 0 if run.keys.overwrite else (folder.read() or {}).get("failures", 0)
         # Before anything is deleted: whatever happens from here on, the old results no longer count.
         folder.begin(**header(run), status="running", failures=failures)
@@ -79,21 +77,42 @@ def execute(run: Run, progress: Callable[[int], None] | None = None) -> Outcome:
             folder.lines_file.unlink(missing_ok=True)
             folder.predictions_file.unlink(missing_ok=True)
             folder.create()
-        try:
-            status, reason = _train(run, folder, ending, progress)
-        except Interrupted:
-            folder.write(status="interrupted")
-            raise
-        except CannotWrite:
-            raise
-        except Exception as error:
-            logging.getLogger("dgbench").debug("%s failed", run.label, exc_info=True)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            folder.write(status="failed", reason=reason, failures=failures + 1)
-            return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
-        folder.write(status=status, reason=reason, finished=time.time())
-        folder.resume_file.unlink(missing_ok=True)
-        return Outcome(folder.path, status, reason, time.perf_counter() - started)
+        outcome = attempt(folder, run.label, failures, lambda: _train(run, folder, ending, progress))
+        if outcome.status in record.FINISHED:
+            folder.resume_file.unlink(missing_ok=True)
+        return outcome
+
+
+def untouched(folder: RunFolder) -> Outcome:
+    """How a run ended that is done."""
+    said = folder.read() or {}
+    return Outcome(folder.path, said["status"], said.get("reason"), said.get("seconds") or 0.0, skipped=True)
+
+
+def attempt(folder: RunFolder, label: str, failures: int, work: Callable[[], Mapping[str, Any]]) -> Outcome:
+    """Do what a folder's run.json has begun to tell of, and record how it ends.
+
+    Args:
+        folder: of a run or an adaptation.
+        label: what a person calls it.
+        failures: how often it failed before.
+        work: gives what run.json says in the end, `status` and `reason` among it; an error is its failure.
+    """
+    started = time.perf_counter()
+    try:
+        facts = work()
+    except Interrupted:
+        folder.write(status="interrupted")
+        raise
+    except CannotWrite:
+        raise
+    except Exception as error:
+        logging.getLogger("dgbench").debug("%s failed", label, exc_info=True)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        folder.write(status="failed", reason=reason, failures=failures + 1)
+        return Outcome(folder.path, "failed", reason, time.perf_counter() - started)
+    folder.write(**facts, finished=time.time())
+    return Outcome(folder.path, facts["status"], facts["reason"], time.perf_counter() - started)
 
 
 def is_done(run: Run, folder: RunFolder) -> bool:
@@ -109,7 +128,7 @@ def is_done(run: Run, folder: RunFolder) -> bool:
 
 def _train(
     run: Run, folder: RunFolder, ending: contextlib.ExitStack, progress: Callable[[int], None] | None
-) -> tuple[str, str | None]:
+) -> dict[str, Any]:
     if run.keys.threads:
         torch.set_num_threads(run.keys.threads)
     splits = make_splits(run)
@@ -166,8 +185,8 @@ def _train(
         hardware={**_hardware(), "device": device_name(device)},
     )
     if evaluation.diverged:
-        return "diverged", f"The loss was NaN or infinite by step {algorithm.step - 1}."
-    return "complete", None
+        return {"status": "diverged", "reason": f"The loss was NaN or infinite by step {algorithm.step - 1}."}
+    return {"status": "complete", "reason": None}
 
 
 def logged_to(logger: str, folder: RunFolder) -> Any:

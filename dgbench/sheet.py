@@ -74,11 +74,7 @@ def algorithm(name: str) -> Iterator[RenderableType]:
         yield Text("Not measured.")
     else:
         yield Text(f"A step takes about {cls.cost:g} times as long as one of erm (mnist_cnn, 5 x 64 images, one core).")
-    own = hparams.facts(cls.HParams)
-    yield _heading("Hyper-parameters" if own else "No hyper-parameters of its own")
-    if own:
-        yield _hparam_table(own)
-        yield Text(f"Set one with algorithm.{next(iter(own))}=VALUE.", style="dim")
+    yield from _own_hparams(cls, "algorithm")
     if cls.optim_fields:
         yield _heading("Drawn otherwise than for other methods")
         every = hparams.facts(hparams.Optim, cls.optim_fields)
@@ -107,11 +103,15 @@ def adapter(name: str) -> Iterator[RenderableType]:
         yield Text(f"With {disabled} it is {cls.baseline.name}.")
     yield _heading("Needs")
     yield Text(f"{_in_words(cls.needs)}.")
+    yield from _own_hparams(cls, "adapter")
+
+
+def _own_hparams(cls: Any, group: str) -> Iterator[RenderableType]:
     own = hparams.facts(cls.HParams)
-    yield _heading("Hyper-parameters" if own else "No hyper-parameters")
+    yield _heading("Hyper-parameters" if own else "No hyper-parameters of its own")
     if own:
         yield _hparam_table(own)
-        yield Text(f"Set one with adapter.{next(iter(own))}=VALUE.", style="dim")
+        yield Text(f"Set one with {group}.{next(iter(own))}=VALUE.", style="dim")
 
 
 def dataset(name: str) -> Iterator[RenderableType]:

@@ -29,6 +29,9 @@ from dgbench.expansion import Job, expand
 from dgbench.lock import RunIsLocked
 from dgbench.writing import replace_file, writable
 
+Launch = Callable[[Sequence[Sequence[str]]], Any]
+"""Runs jobs in other processes, given the overrides of each."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -51,7 +54,7 @@ def pending(jobs: Iterable[Job]) -> list[Job]:
 
 def run_sweep(
     arguments: Sequence[str],
-    launch: Callable[[Sequence[Sequence[str]]], Any] | None = None,
+    launch: Launch | None = None,
     console: Console | None = None,
 ) -> Report:
     """Everything that some overrides ask for and that is not done yet.

@@ -7,12 +7,11 @@ claimed only where Holm's p is below 0.05, of three trials or more.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -25,6 +24,7 @@ from . import notes as notes_
 from .adapted_rows import read_rows
 from .adapted_text import BASELINE, Row, Sheet, grid
 from .adapter_choice import ORACLE, SETTING, with_choices
+from .render import Printed
 from .statistics import MIN_TRIALS, Difference, paired_differences
 from .tables import IN_PERCENT, Paths
 
@@ -38,9 +38,11 @@ TABLE = (
 UNSAID = ("data", "num_train", "val_domains", "protocol_key", "network_key", "variant", "draw")
 
 
-@dataclass(frozen=True)
-class Adaptations:
+@dataclass(frozen=True, repr=False)
+class Adaptations(Printed):
     """Tables of some adaptations; prints as text."""
+
+    width: ClassVar[int] = 120
 
     sheets: tuple[Sheet, ...]
     values: pl.DataFrame = field(repr=False)
@@ -59,14 +61,6 @@ class Adaptations:
                 yield Text(note, style="dim")
         if self.below:
             yield Text(self.below, style="dim")
-
-    def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
-
-    __repr__ = __str__
 
 
 def adaptations(runs: Paths, metric: str | None = None) -> Adaptations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from dgbench.selection import LOWER_IS_BETTER, selection
 from . import notes
 from .aggregate import method_names
 from .over_datasets import OverDatasets, grid, over_datasets
+from .render import Printed
 from .statistics import LEVEL, MIN_TRIALS, Difference, min_p, paired_differences
 from .tables import IN_PERCENT, Paths, check_metric
 
@@ -36,8 +36,8 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Comparisons:
+@dataclass(frozen=True, repr=False)
+class Comparisons(Printed):
     """One comparison per table, then one per group of datasets that were compared alike; prints as text."""
 
     parts: tuple[Comparison, ...]
@@ -62,14 +62,6 @@ class Comparisons:
             yield Text(whole.subtitle, style="dim")
             yield grid(whole)
             yield from _lines(whole.notes)
-
-    def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=100)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
-
-    __repr__ = __str__
 
 
 def _lines(notes_: Sequence[str]) -> Iterator[Text]:

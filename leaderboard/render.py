@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -29,6 +30,21 @@ LATEX = {
     "—": "---",
     "†": r"$^\dagger$",
 }
+
+
+class Printed:
+    """Something for a console that is a text elsewhere."""
+
+    width: ClassVar[int] = 100
+    """Columns of the text."""
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=self.width)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get()
+
+    __repr__ = __str__
 
 
 def parts(cell: Cell, is_percent: bool) -> tuple[str, str | None, str, str]:

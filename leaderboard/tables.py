@@ -5,7 +5,6 @@ The unit of replication is the trial: a split of the data, an initialisation and
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,8 +41,8 @@ class Sheet:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Table:
+@dataclass(frozen=True, repr=False)
+class Table(render.Printed):
     """Tables of some runs: prints as text, in 100 columns or what the console has."""
 
     sheets: tuple[Sheet, ...]
@@ -52,14 +51,6 @@ class Table:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         yield from render.text(self.sheets, console, options)
-
-    def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=100)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
-
-    __repr__ = __str__
 
 
 @overload

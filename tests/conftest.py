@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,25 @@ def data_dir() -> Path:
 def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every test in a folder of its own, so that none writes into the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Run `dgbench` in this process: exit code, stdout, stderr."""
+    from rich.console import Console
+
+    from dgbench import cli, console
+
+    def run(*arguments: object, width: int = 200) -> tuple[Any, str, str]:
+        for module in (cli, console):
+            monkeypatch.setattr(module, "out", Console(width=width))
+            monkeypatch.setattr(module, "err", Console(width=width, stderr=True))
+        monkeypatch.setattr(sys, "argv", ["dgbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

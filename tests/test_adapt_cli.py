@@ -1,12 +1,10 @@
 """The commands about adaptations, in experiments too; and adapters of one's own."""
 
 import re
-import sys
 
 import pytest
-from rich.console import Console
 
-from dgbench import cli, console, experiment, plugins, registry
+from dgbench import experiment, plugins, registry
 from dgbench.record import RunFolder
 from tests import adapted, homemade
 from tests.test_adaptation import OWN
@@ -24,22 +22,6 @@ def environment(monkeypatch):
 def trained(tmp_path_factory):
     """A folder that holds one run."""
     return adapted.train(tmp_path_factory.mktemp("runs")).parent
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `dgbench` in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        for module in (cli, console):
-            monkeypatch.setattr(module, "out", Console(width=200))
-            monkeypatch.setattr(module, "err", Console(width=200, stderr=True))
-        monkeypatch.setattr(sys, "argv", ["dgbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_adapting_ranking_and_looking(command, trained, tmp_path):

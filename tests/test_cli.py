@@ -9,10 +9,9 @@ import sys
 import time
 
 import pytest
-from rich.console import Console
 
 import dgbench
-from dgbench import cli, console, registry
+from dgbench import console, registry
 from tests.fabricate import make_run, make_runs, make_scores
 
 ALGORITHM = """
@@ -26,22 +25,6 @@ class Mine(Algorithm):
     def loss(self, batch):
         raise ValueError("expected test_domains=[rot0], got [red]this[/nonsense]")
 """
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `dgbench` in this process: exit code, stdout, stderr."""
-
-    def run(*arguments, width=200):
-        for module in (cli, console):
-            monkeypatch.setattr(module, "out", Console(width=width))
-            monkeypatch.setattr(module, "err", Console(width=width, stderr=True))
-        monkeypatch.setattr(sys, "argv", ["dgbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_the_version_is_the_packages(command):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
-from dgbench import cli, console
 from dgbench.card_contract import Subject
 from dgbench.data_check import check_data, find_subject
 from dgbench.dataset import FileOptions, MissingData, TensorDomain
@@ -202,19 +200,9 @@ def test_missing_data_are_asked_for(tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(command):
     """Run `dgbench data check` in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        for module in (cli, console):
-            monkeypatch.setattr(module, "out", Console(width=300))
-            monkeypatch.setattr(module, "err", Console(width=300, stderr=True))
-        monkeypatch.setattr(sys, "argv", ["dgbench", "data", "check", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "data", "check", width=300)
 
 
 def test_the_command_prints_a_row_per_domain_and_the_verdict(command, photos):

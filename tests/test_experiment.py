@@ -6,9 +6,8 @@ import sys
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from dgbench import cli, console, experiment, record, stages
+from dgbench import experiment, record, stages
 from dgbench.algorithms.erm import ERM
 from dgbench.hparams import facts, filled
 from dgbench.registry import algorithms
@@ -44,22 +43,6 @@ def write(tmp_path):
         return "mine.yaml"
 
     return write_
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `dgbench` in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        for module in (cli, console):
-            monkeypatch.setattr(module, "out", Console(width=200))
-            monkeypatch.setattr(module, "err", Console(width=200, stderr=True))
-        monkeypatch.setattr(sys, "argv", ["dgbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def planned(name, *changes):

@@ -4,9 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
-from dgbench import cli, console, stages
+from dgbench import stages
 from dgbench.registry import UnknownName
 
 GOOD = "summary: Nothing much.\nstages:\n  - train: [test_domains=0]  # one run\n"
@@ -21,22 +20,6 @@ def write(tmp_path):
         return "mine.yaml"
 
     return write_
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `dgbench` in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        for module in (cli, console):
-            monkeypatch.setattr(module, "out", Console(width=200))
-            monkeypatch.setattr(module, "err", Console(width=200, stderr=True))
-        monkeypatch.setattr(sys, "argv", ["dgbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,7 @@ from dgbench.evaluation import Evaluation
 from dgbench.record import Interrupted
 from dgbench.selection import selection
 from tests.wandb_answers import ENTITY
-from tests.wandb_server import KEY, serving
-
-FEW: dict[str, Any] = {
-    "dataset": "digits_color",
-    "test_domains": ["plus90"],
-    "protocol": {"num_steps": 3, "evaluate_every": 2},
-    "optim.batch_size": 4,
-    "network.width": 8,
-}
+from tests.wandb_server import FEW, KEY, serving
 
 
 @pytest.fixture

@@ -13,15 +13,8 @@ import wandb
 
 import dgbench
 from dgbench import wandb_logger
-from tests.wandb_server import KEY, serving
+from tests.wandb_server import FEW, KEY, serving
 
-FEW: dict[str, Any] = {
-    "dataset": "digits_color",
-    "test_domains": ["plus90"],
-    "protocol": {"num_steps": 3, "evaluate_every": 2},
-    "optim.batch_size": 4,
-    "network.width": 8,
-}
 SAID = "W&B is out of reach ("
 REMEDY = "send it with wandb sync out/*/wandb/*run-*"
 # To give up, to shut wandb's service down and to train, on shared cores; the server hangs for 60.

@@ -21,17 +21,10 @@ from dgbench.wandb_logger import logged
 from dgbench.wandb_pull import Pulled, lines, pull
 from tests import adapted
 from tests.fabricate import make_run, make_scores
-from tests.wandb_server import KEY, serving
+from tests.wandb_server import FEW, KEY, serving
 
 PROJECT = "me/dgbench"
-FEW: dict[str, Any] = {
-    "dataset": "digits_color",
-    "test_domains": ["plus90"],
-    "protocol": {"num_steps": 3, "evaluate_every": 2},
-    "optim.batch_size": 4,
-    "network.width": 8,
-    "logger": "wandb",
-}
+LOGGED = {**FEW, "logger": "wandb"}
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ def said(folder: Path) -> dict[str, Any]:
 
 
 def test_pulled_runs_are_the_runs_and_are_pulled_once(server):
-    dgbench.sweep(**{**FEW, "algorithm": ["erm", "vrex"], "averaging": ["none", "swad"]}, runs_dir="out")
+    dgbench.sweep(**{**LOGGED, "algorithm": ["erm", "vrex"], "averaging": ["none", "swad"]}, runs_dir="out")
     assert pull(PROJECT, "pulled") == Pulled(written=4)
     for folder in record.find("out"):
         copy = RunFolder(Path("pulled") / folder.path.name)
@@ -69,12 +62,12 @@ def test_pulled_runs_are_the_runs_and_are_pulled_once(server):
 
 
 def test_what_was_made_here_stays_and_what_changed_there_is_fetched_again(server):
-    outcome = dgbench.train(**FEW, runs_dir="out")
+    outcome = dgbench.train(**LOGGED, runs_dir="out")
     before = contents(outcome.folder)
     assert pull(PROJECT, "out") == Pulled(made_here=1)
     assert contents(outcome.folder) == before
     pull(PROJECT, "pulled")
-    again = dgbench.train(**FEW, runs_dir="out", overwrite=True)
+    again = dgbench.train(**LOGGED, runs_dir="out", overwrite=True)
     assert again.folder == outcome.folder
     assert pull(PROJECT, "pulled") == Pulled(written=1)
     assert said(Path("pulled") / outcome.folder.name) == said(outcome.folder)
@@ -84,13 +77,13 @@ def test_a_failed_run_and_a_killed_one_are_counted_not_read(server, monkeypatch)
     def loss(self, batch):
         raise RuntimeError("the sensor fell off")
 
-    dgbench.train(**FEW, runs_dir="out")
+    dgbench.train(**LOGGED, runs_dir="out")
     (run,) = server.runs.values()
     # Of a killed run W&B knows what was sent at its start, and its history.
     first = json.loads(run["upserts"][0]["config"])
     run["config"]["record"], run["complete"], run["summary"] = first["record"], False, {}
     monkeypatch.setattr(ERM, "loss", loss)
-    dgbench.train(**{**FEW, "trial_seed": 1}, runs_dir="out")
+    dgbench.train(**{**LOGGED, "trial_seed": 1}, runs_dir="out")
     assert pull(PROJECT, "pulled") == Pulled(written=2)
     assert sorted(record.runs("pulled")["status"]) == ["failed", "interrupted"]
     killed = RunFolder(Path("pulled") / run["id"])
@@ -139,7 +132,7 @@ def test_an_adaptation_comes_with_its_curves(server, tmp_path):
 
 
 def test_what_is_no_record_is_left_out(server):
-    dgbench.train(**FEW, runs_dir="out")
+    dgbench.train(**LOGGED, runs_dir="out")
     (run,) = server.runs.values()
     name, config = run["id"], run["config"]
     whole = json.loads(config["record"]["value"])

@@ -17,6 +17,14 @@ import wandb
 from dgbench.wandb_logger import WandbLogger
 from tests.wandb_answers import Answers
 
+# A run of a moment.
+FEW: dict[str, Any] = {
+    "dataset": "digits_color",
+    "test_domains": ["plus90"],
+    "protocol": {"num_steps": 3, "evaluate_every": 2},
+    "optim.batch_size": 4,
+    "network.width": 8,
+}
 KEY = "0123456789" * 4
 HANGS_SECONDS = 60
 

@@ -19,6 +19,16 @@ _PLACE = {"hard": (15.0, 0.1), "soft": (8.0, 0.05)}
 _BLUR = {"hard": (1e-3, 0.5), "soft": (1e-3, 0.25)}
 
 
+def check_copies(number: int) -> None:
+    """Refuse a number of augmented copies that is none.
+
+    Raises:
+        ValueError: less than one.
+    """
+    if number < 1:
+        raise ValueError(f"adapter.num_augmentations={number}, expected copies. Set it to 1 or more.")
+
+
 def augment(x: Tensor, strength: Literal["hard", "soft"]) -> Tensor:
     """Augmented copies of all examples by one draw that they share; only the pixels' noise is each one's own.
 

@@ -23,7 +23,7 @@ from dgbench.adapter import Adapter, Baseline, Constant, Needs, Source
 from dgbench.algorithm import Algorithm
 from dgbench.hparams import choices, fixed, hparam
 
-from ._augment import augment
+from ._augment import augment, check_copies
 from ._norms import batch_statistics, replace_batch_norms
 
 
@@ -46,10 +46,7 @@ class HParams:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"adapter.{name}={value:g}, expected a share. Set it in [0, 1].")
-        if self.num_augmentations < 1:
-            raise ValueError(
-                f"adapter.num_augmentations={self.num_augmentations}, expected copies. Set it to 1 or more."
-            )
+        check_copies(self.num_augmentations)
 
 
 class CoTTA(Adapter):

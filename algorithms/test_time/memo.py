@@ -25,6 +25,7 @@ from torch.func import functional_call
 from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, fixed, hparam
 
+from ._augment import check_copies
 from ._augmix import augmix
 from ._norms import replace_batch_norms
 
@@ -40,10 +41,7 @@ class HParams:
     def __post_init__(self) -> None:
         if self.prior < 0:
             raise ValueError(f"adapter.prior={self.prior:g}, expected a number of examples. Set it to 0 or more.")
-        if self.num_augmentations < 1:
-            raise ValueError(
-                f"adapter.num_augmentations={self.num_augmentations}, expected copies. Set it to 1 or more."
-            )
+        check_copies(self.num_augmentations)
 
 
 class MEMO(Adapter):

@@ -17,6 +17,16 @@ MAX_PANELS = 24
 OTHERS = "Grey: the others; --method draws those that it names."
 
 
+def check_panels(num: int) -> None:
+    """Refuse more panels than anyone reads.
+
+    Raises:
+        ValueError: they are.
+    """
+    if num > MAX_PANELS:
+        raise ValueError(f"{num} panels, expected at most {MAX_PANELS}. Name fewer folders, datasets or methods.")
+
+
 def grid(title: str, notes: Sequence[str], num: int, named: Sequence[str]) -> tuple[Picture, np.ndarray]:
     """A picture with panels, and these; one panel takes one column of print, several take two.
 
@@ -29,8 +39,7 @@ def grid(title: str, notes: Sequence[str], num: int, named: Sequence[str]) -> tu
     Raises:
         ValueError: more panels than anyone reads.
     """
-    if num > MAX_PANELS:
-        raise ValueError(f"{num} panels, expected at most {MAX_PANELS}. Name fewer folders, datasets or methods.")
+    check_panels(num)
     columns = min(COLUMNS, num)
     rows = math.ceil(num / columns)
     width = ONE_COLUMN if columns == 1 else TWO_COLUMNS

@@ -16,7 +16,7 @@ from dgbench.selection import LOWER_IS_BETTER
 from ..notes import measure
 from ..statistics import standard_error
 from ._labels import place
-from ._panels import MAX_PANELS, head
+from ._panels import check_panels, head
 from ._results import baseline_of, results, scale_of, trial_means, where
 from ._style import COLOURS, FAINT, INK, ONE_COLUMN, PAGE, TWO_COLUMNS, Picture
 
@@ -76,8 +76,7 @@ def draw(frame: pl.DataFrame, request: Request) -> Picture:
         ValueError: more panels than anyone reads.
     """
     panels = frame.partition_by("panel", maintain_order=True)
-    if len(panels) > MAX_PANELS:
-        raise ValueError(f"{len(panels)} panels, expected at most {MAX_PANELS}. Name fewer folders or datasets.")
+    check_panels(len(panels))
     most = max(map(len, panels))
     columns = 1 if most > FEW else min(2, len(panels))
     rows = math.ceil(len(panels) / columns)

@@ -15,7 +15,7 @@ from dgbench import selection as criteria
 from dgbench.selection import LOWER_IS_BETTER
 
 from ..notes import measure
-from ._panels import MAX_PANELS, head
+from ._panels import check_panels, head
 from ._results import results, scale_of, where
 from ._style import FAINT, ONE_COLUMN, TWO_COLUMNS, Picture, style
 
@@ -73,8 +73,7 @@ def draw(frame: pl.DataFrame, request: Request) -> Picture:
         ValueError: more panels than anyone reads.
     """
     panels = frame.partition_by("panel", maintain_order=True)
-    if len(panels) > MAX_PANELS:
-        raise ValueError(f"{len(panels)} panels, expected at most {MAX_PANELS}. Name fewer folders or datasets.")
+    check_panels(len(panels))
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     longest = max(panel["test_domain"].n_unique() for panel in panels)

@@ -6,6 +6,8 @@ import math
 import torch
 from torch.nn.functional import conv2d
 
+from dgbench.adapter_contract import state_of
+from dgbench.workbench import different
 from tests.algorithms.reference import make, random_batches, train
 
 
@@ -111,6 +113,19 @@ def answer(w, x, mean, var):
 def entropies(z):
     p = z.exp() / z.exp().sum(1, keepdim=True)
     return -(p * p.log()).sum(1)
+
+
+def check_reset(fresh, batches):
+    """After updates, asking changes nothing, and a reset makes an adapter new: it repeats its answers bit for bit."""
+    adapter, other = fresh(), fresh()
+    answers, start = [other.step(x) for x in batches], state_of(adapter)
+    [adapter.step(x) for x in batches]
+    before = state_of(adapter)
+    adapter.predict(batches[0])
+    assert not different(state_of(adapter), before)
+    adapter.reset()
+    assert not different(state_of(adapter), start)
+    assert all(torch.equal(adapter.step(x), y) for x, y in zip(batches, answers, strict=True))
 
 
 def same(a, b):

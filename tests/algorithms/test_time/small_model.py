@@ -67,5 +67,13 @@ def entropies(z: Tensor) -> Tensor:
     return -(p * p.log()).sum(1)
 
 
+def changed_by(adapter, batches: list[Tensor]) -> list[str]:
+    """Names of the weights and statistics that a stream changes."""
+    before = {name: value.clone() for name, value in adapter.algorithm.state_dict().items()}
+    for x in batches:
+        adapter.step(x)
+    return [name for name, value in adapter.algorithm.state_dict().items() if not torch.equal(value, before[name])]
+
+
 def same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

@@ -3,7 +3,6 @@ import torch
 from torch.autograd import grad
 
 from dgbench.adapter import build_adapter
-from dgbench.adapter_contract import _state
 from dgbench.registry import adapters
 from dgbench.task import Task
 from dgbench.workbench import different
@@ -11,6 +10,7 @@ from tests.algorithms.reference import Adam
 from tests.algorithms.test_time.memory_reference import (
     Reservoir,
     answer,
+    check_reset,
     entropies,
     maps,
     parameters,
@@ -152,16 +152,7 @@ def test_only_batch_norms_change_and_the_model_is_left_alone(model):
 
 
 def test_after_updates_it_resets_and_repeats_bit_for_bit(model):
-    batches = stream(SIZES)
-    adapter, first = run(model, [], **HP)[0], run(model, batches, **HP)[1]
-    start = _state(adapter)
-    [adapter.step(x) for x in batches]
-    before = _state(adapter)
-    adapter.predict(batches[0])
-    assert not different(_state(adapter), before)
-    adapter.reset()
-    assert not different(_state(adapter), start)
-    assert all(torch.equal(adapter.step(x), y) for x, y in zip(batches, first, strict=True))
+    check_reset(lambda: run(model, [], **HP)[0], stream(SIZES))
 
 
 def test_a_single_logit_is_two_classes():

@@ -6,7 +6,6 @@ import torch
 from torch.autograd import grad
 
 from dgbench.adapter import build_adapter
-from dgbench.adapter_contract import _state
 from dgbench.registry import adapters
 from dgbench.task import Task
 from dgbench.workbench import different
@@ -14,6 +13,7 @@ from tests.algorithms.reference import Adam, make
 from tests.algorithms.test_time.memory_reference import (
     Timely,
     answer,
+    check_reset,
     entropies,
     maps,
     parameters,
@@ -143,16 +143,7 @@ def test_only_batch_norms_change(model):
 
 
 def test_after_updates_it_resets_and_repeats_bit_for_bit(model):
-    batches = stream([8] * 4)
-    adapter, first = run(model, [], **HP)[0], run(model, batches, **HP)[1]
-    start = _state(adapter)
-    [adapter.step(x) for x in batches]
-    before = _state(adapter)
-    adapter.predict(batches[0])
-    assert not different(_state(adapter), before)
-    adapter.reset()
-    assert not different(_state(adapter), start)
-    assert all(torch.equal(adapter.step(x), y) for x, y in zip(batches, first, strict=True))
+    check_reset(lambda: run(model, [], **HP)[0], stream([8] * 4))
 
 
 def test_flat_activations_and_a_single_logit():
