@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from rich import box
 from rich.table import Table as Grid
+from rich.text import Text
 
 from .statistics import (
     LEVEL,
@@ -19,6 +20,7 @@ from .statistics import (
     friedman,
     holm,
     interquartile_mean,
+    is_shown,
     mean_ranks,
     min_p,
     nemenyi_cd,
@@ -54,9 +56,7 @@ class Standing:
     @property
     def is_shown(self) -> bool:
         """Whether it is shown to differ from the baseline."""
-        if self.difference is None or self.holm_p is None or self.difference.fewest_trials < MIN_TRIALS:
-            return False
-        return self.holm_p < LEVEL
+        return self.difference is not None and is_shown(self.holm_p, self.difference.fewest_trials)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def over_datasets(
     heading: tuple[str, str] = ("", ""),
     is_percent: bool = False,
 ) -> OverDatasets | None:
-    """Compare the methods that have a full trial on every dataset; None if that is not at least two.
+    """Compare the methods that have a full trial on every dataset, and never diverged; None if that is not two.
 
     Args:
         values: per dataset the frame that `statistics.paired_differences` takes.
@@ -98,7 +98,16 @@ def over_datasets(
         for method in every
         if (without := [name for name, methods in by_dataset.items() if not methods.get(method)])
     }
-    methods = [method for method in every if method not in lacking]
+    diverged = {
+        method: without
+        for method in every
+        if (
+            without := [
+                name for name, of in by_dataset.items() if not np.isfinite([*of.get(method, {}).values()]).all()
+            ]
+        )
+    }
+    methods = [method for method in every if method not in {*lacking, *diverged}]
     if len(methods) < 2:
         return None
     means = np.array([[np.mean(list(of[method].values())) for method in methods] for of in by_dataset.values()])
@@ -127,7 +136,8 @@ def over_datasets(
         *([_MEANING] if differences else [_MEANING_OF_RANKS]),
         *_of_ranks(standings, len(values), test, distance),
         *_of_few(standings, len(values)),
-        *_of_lacking(lacking),
+        *_of_left_out("without a full trial", lacking),
+        *_of_left_out("diverged", diverged),
     )
     return OverDatasets(*heading, standings, test, distance, is_percent, said)
 
@@ -164,7 +174,7 @@ def _worst_domains(
     for frame in values.values():
         is_full = (pl.len() == frame["test_domain"].n_unique()).over("method", "trial")
         domains = (
-            frame.filter(pl.col("value").cast(pl.Float64).is_finite())
+            frame.filter(pl.col("value").is_not_null())
             .filter(is_full, pl.col("method").is_in(methods))
             .group_by("method", "test_domain")
             .agg(pl.col("value").sort().mean())
@@ -182,8 +192,8 @@ _MEANING_OF_RANKS = (
 )
 _MEANING = (
     f"{_MEANING_OF_RANKS} Difference: from the baseline within each trial, averaged within and then over datasets; "
-    "interval and p by a bootstrap of trials within each dataset; Holm: corrected for the number of methods, * below "
-    "0.05."
+    "interval by a bootstrap of trials within each dataset, widened for few trials, p by Student's t; Holm: corrected "
+    "for the number of methods, * below 0.05."
 )
 
 
@@ -229,7 +239,10 @@ def _of_few(standings: Sequence[Standing], num_datasets: int) -> Iterator[str]:
     if two := [method for method, d in tested.items() if d.fewest_trials < MIN_TRIALS]:
         yield f"Nothing is claimed of methods with only two trials on some dataset: {_few(two)}."
     if any(d.fewest_trials in (3, 4) for d in tested.values()):
-        yield "With three or four trials the bootstrap's 95 % intervals are short: they cover 87 to 93 %."
+        yield (
+            "With three or four trials the intervals of ranks are short, as a bootstrap's are: a mean's would cover 79 "
+            "to 94 %."
+        )
     if unranked := [standing.method for standing in standings if standing.rank_interval is None]:
         yield f"No part in the rank by average, with fewer than two trials on some dataset: {_few(unranked)}."
     n = len(tested)
@@ -246,10 +259,10 @@ def _of_few(standings: Sequence[Standing], num_datasets: int) -> Iterator[str]:
         )
 
 
-def _of_lacking(lacking: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    if lacking:
-        each = _few([f"{method} ({', '.join(names)})" for method, names in lacking.items()])
-        yield f"Left out, without a full trial on some dataset: {each}."
+def _of_left_out(why: str, left_out: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    if left_out:
+        each = _few([f"{method} ({', '.join(names)})" for method, names in left_out.items()])
+        yield f"Left out, {why} on some dataset: {each}."
 
 
 def _few(names: Sequence[str]) -> str:
@@ -273,7 +286,7 @@ def grid(part: OverDatasets) -> Grid:
         interval = "" if d is None else "—" if d.low is None else f"[{number(d.low, '+')}, {number(d.high, '+')}]"
         p = "" if d is None else "—" if row.holm_p is None else f"{row.holm_p:.3f}" if row.holm_p >= 0.001 else "<0.001"
         made.add_row(
-            row.method,
+            Text(row.method),
             f"{row.mean_rank:.2f}",
             ranks,
             difference,

@@ -97,7 +97,7 @@ def friedman(values: np.ndarray) -> Friedman:
 
 @functools.cache
 def nemenyi_cd(num_methods: int, num_datasets: int, level: float = 0.05) -> float:
-    """Critical difference of Nemenyi's test: mean ranks further apart than that differ, all pairs tested.
+    """Critical difference of Nemenyi's test: mean ranks at least so far apart differ, all pairs tested.
 
     `q sqrt(k (k+1) / (6 N))`, with q the studentised range's quantile divided by the root of 2.
 
@@ -123,7 +123,7 @@ def nemenyi_cd(num_methods: int, num_datasets: int, level: float = 0.05) -> floa
 
 
 def resample(values: np.ndarray, generator: np.random.Generator, num_draws: int) -> np.ndarray:
-    """Means of bootstrap samples of trials, for several methods at once, paired where they have as many trials.
+    """Means of bootstrap samples of trials, for several methods at once, paired where they have all trials.
 
     Of n trials n-1 are drawn, with replacement: then the means spread with the variance of a mean with divisor n-1,
     where n draws would spread by a factor (n-1)/n less, a third at three trials.
@@ -143,7 +143,8 @@ def resample(values: np.ndarray, generator: np.random.Generator, num_draws: int)
     made = np.empty((len(values), num_draws))
     for place, row in enumerate(values):
         own = row[np.isfinite(row)]
-        # Equal positions for equal numbers of trials: what a split does to all methods stays paired.
+        # Equal positions where nothing is missing: what a split does to all methods stays paired. Elsewhere it does
+        # not, and ranks are less sure than they could be.
         made[place] = own[(shared[:, : len(own) - 1] * len(own)).astype(int)].mean(axis=1)
     return made
 
@@ -158,7 +159,7 @@ def rank_intervals(
 
     Args:
         trials: (k methods, N datasets, T trials), each the mean over test domains, NaN where missing. In a dataset,
-            the same place is the same trial, or methods would not be paired.
+            the same place is the same trial, or methods would not be paired; nor are they where some are missing.
         lower_is_better: what is best.
         num_draws: of the bootstrap.
         seed: of the bootstrap.

@@ -18,7 +18,7 @@ from dgbench.selection import LOWER_IS_BETTER
 from .aggregate import AVERAGE, Cell, mean_of
 from .entries import Entry, Setting
 from .over_datasets import over_datasets
-from .statistics import LEVEL, paired_differences, rank_intervals, trial_means, worst
+from .statistics import is_shown, paired_differences, rank_intervals, trial_means, worst
 from .tables import IN_PERCENT
 
 NOTHING = Cell(None, None, 0, 0)
@@ -34,11 +34,8 @@ class Gap:
     high: float | None
     holm_p: float | None
     """Corrected for the number of methods."""
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether it is shown to be none by chance."""
-        return self.holm_p is not None and self.holm_p < LEVEL
+    is_shown: bool
+    """Whether it is shown to be none by chance."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +257,11 @@ def _one(values: Mapping[str, pl.DataFrame], names: Sequence[str], baseline: str
         name: (int(first), int(last)) for name, (first, last) in zip(names, found, strict=True) if not np.isnan(first)
     }
     differences = paired_differences(of, baseline) if baseline else []
-    gaps = {d.method: Gap(d.mean, d.low, d.high, d.holm_p) for d in differences if d.mean is not None}
+    gaps = {
+        d.method: Gap(d.mean, d.low, d.high, d.holm_p, is_shown(d.holm_p, d.num_trials))
+        for d in differences
+        if d.mean is not None
+    }
     notes = dict.fromkeys(d.note for d in differences if d.note)
     return _Compared(intervals, gaps, notes=tuple(notes))
 
@@ -272,7 +273,7 @@ def _several(values: Mapping[str, pl.DataFrame], names: Sequence[str], baseline:
         return _Compared({}, {})
     intervals = {one.method: one.rank_interval for one in made.standings if one.rank_interval}
     gaps = {
-        one.method: Gap(one.difference.mean, one.difference.low, one.difference.high, one.holm_p)
+        one.method: Gap(one.difference.mean, one.difference.low, one.difference.high, one.holm_p, one.is_shown)
         for one in made.standings
         if one.difference is not None and one.difference.mean is not None
     }

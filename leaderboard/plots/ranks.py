@@ -56,13 +56,14 @@ def frame(request: Request) -> pl.DataFrame:
 def ranking(frame: pl.DataFrame) -> tuple[dict[str, float], np.ndarray, list[str]]:
     """Mean ranks of the methods that have all datasets, best first; the values (datasets, methods); who is left out.
 
-    Values are higher the better; one that is not finite is the worst.
+    Values are higher the better; a method that diverged somewhere is left out.
 
     Raises:
         ValueError: fewer than two methods have all datasets.
     """
     every = frame["dataset"].n_unique()
-    lacking = frame.group_by("method").agg(pl.col("value").count()).filter(pl.col("value") < every)["method"]
+    number = pl.col("value").is_finite().sum()
+    lacking = frame.group_by("method").agg(number).filter(pl.col("value") < every)["method"]
     whole = frame.filter(~pl.col("method").is_in(lacking.implode()))
     methods = whole["method"].unique().sort().to_list()
     if len(methods) < MIN_METHODS:
@@ -71,11 +72,12 @@ def ranking(frame: pl.DataFrame) -> tuple[dict[str, float], np.ndarray, list[str
             f"least {MIN_METHODS} to compare. dgbench table RUNS says what is missing; --dataset leaves some out."
         )
     sign = pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-1.0).otherwise(1.0)
-    worth = pl.when(pl.col("value").is_finite()).then(sign * pl.col("value"))
-    table = whole.with_columns(value=worth).pivot(on="method", index="dataset", values="value").select(methods)
+    table = (
+        whole.with_columns(value=sign * pl.col("value"))
+        .pivot(on="method", index="dataset", values="value")
+        .select(methods)
+    )
     values = table.to_numpy().astype(float)
-    worst = np.nanmin(np.where(np.isfinite(values), values, np.nan), initial=0.0) - 1
-    values = np.where(np.isfinite(values), values, worst)
     ranks = dict(zip(methods, mean_ranks(values).tolist(), strict=True))
     return dict(sorted(ranks.items(), key=lambda item: (item[1], item[0]))), values, sorted(lacking)
 
@@ -175,8 +177,6 @@ def _notes(
         )
     if len(frame.filter(pl.col("num_trials").is_between(1, pl.col("expected_trials") - 1))):
         said.append("Some numbers are of fewer trials than others.")
-    if len(frame.filter(~pl.col("value").is_finite())):
-        said.append("A NaN counts as the worst.")
     if lacking:
-        said.append(f"Left out, as they lack a dataset: {', '.join(lacking)}.")
+        said.append(f"Left out, as they lack a dataset or diverged on one: {', '.join(lacking)}.")
     return [" ".join(said)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -138,8 +139,8 @@ def test_too_few_trials_are_said_to_be() -> None:
     )
     assert "pairs of trials" not in said(made(many(2, 3, 2)))
     assert made(many(2, 3, 2)).friedman is None
-    assert "they cover 87 to 93 %" in said(made(many(4, 4)))
-    assert "they cover 87 to 93 %" not in said(made(many(4, 5)))
+    assert "With three or four trials the intervals of ranks are short" in said(made(many(4, 4)))
+    assert "intervals of ranks are short" not in said(made(many(4, 5)))
     # However small p is.
     assert not any(standing.is_shown for standing in made(many(8, 2)).standings)
 
@@ -169,6 +170,15 @@ def test_methods_that_lack_something_are_named() -> None:
     assert "Nothing is claimed of methods with only two trials on some dataset: sam." in said(found)
 
 
+def test_a_method_that_diverged_is_not_ranked_by_its_other_trials() -> None:
+    values = many(4, 3, 5)
+    is_gone = (pl.col("method") == "irm") & (pl.col("trial") == 0) & (pl.col("test_domain") == "a")
+    values["d1"] = values["d1"].with_columns(value=pl.when(is_gone).then(math.nan).otherwise("value"))
+    found = made(values)
+    assert sorted(standing.method for standing in found.standings) == ["coral", "erm", "mixup", "sam"]
+    assert "Left out, diverged on some dataset: irm (d1)." in said(found)
+
+
 def test_a_baseline_that_lacks_a_dataset_is_compared_with_nothing() -> None:
     values = many(3, 3)
     values["d0"] = values["d0"].filter(pl.col("method") != "erm")
@@ -181,7 +191,7 @@ def test_a_single_method_is_no_table() -> None:
     assert over_datasets({"x": frame({"erm": ERM}), "y": TWO["y"]}, "erm") is None
 
 
-@pytest.mark.parametrize(("is_percent", "row"), [(True, "+0.0 [-6.7, +6.7]"), (False, "+0.000 [-0.067, +0.067]")])
+@pytest.mark.parametrize(("is_percent", "row"), [(True, "+0.0 [-9.6, +9.6]"), (False, "+0.000 [-0.096, +0.096]")])
 def test_rows_are_printed_in_the_unit_of_the_metric(is_percent: bool, row: str) -> None:
     found = made(TWO, is_percent=is_percent)
     console = Console(file=io.StringIO(), width=100)

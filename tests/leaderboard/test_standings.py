@@ -126,6 +126,15 @@ def test_lower_is_better():
     assert rows["x"].gap.is_shown
 
 
+def test_two_trials_claim_nothing():
+    erm = values(0.8, 0, ("digits_rot",))["digits_rot"][:2]
+    of = {"erm": erm, "x": erm - [[0.2], [0.2001]]}
+    said = {f"{name}.json": submission(name, {"digits_rot": v}, suite=None) for name, v in of.items()}
+    gap = rows_of(tabs(entries(said))[-1])["x"].gap
+    assert gap.holm_p < 0.05
+    assert not gap.is_shown
+
+
 def test_who_has_no_rank_and_why():
     broken = values(0.7, 5)
     broken["digits_style"][1, 2] = math.nan

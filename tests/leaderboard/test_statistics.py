@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from dgbench.leaderboard.statistics import holm, paired_differences
+from dgbench.leaderboard.statistics import holm, min_p, paired_differences
 from dgbench.registry import UnknownName
 
 FIVE = {
@@ -83,13 +83,18 @@ def test_the_replications_are_trials_and_not_domains() -> None:
     assert (many.num_trials, many.p) == (5, pytest.approx(few.p))
 
 
-def test_equal_columns_have_p_1_and_a_constant_difference_p_0() -> None:
+def test_equal_columns_have_p_1_and_a_constant_difference_that_of_its_signs() -> None:
     made = paired_differences(frame({**FIVE, "same": FIVE["erm"], "shifted": [v + 0.25 for v in FIVE["erm"]]}), "erm")
     same, shifted = made[-2:]
     assert (same.mean, same.se, same.low, same.high, same.p, same.holm_p) == (0, 0, 0, 0, 1, 1)
     assert same.verdict == "not shown"
     assert shifted.mean == pytest.approx(0.25)
-    assert shifted.p == pytest.approx(0, abs=1e-12)
+    assert shifted.p == min_p(5)
+    assert shifted.note == "All its differences are equal: p is that of their signs."
+    # Though these are equal but for their last digits.
+    values = frame({"erm": (0.50, 0.52, 0.49), "far": (0.51, 0.53, 0.50)})
+    (of_three,) = paired_differences(values, "erm")
+    assert (of_three.p, of_three.verdict) == (min_p(3), "not shown")
 
 
 def test_equal_numbers_in_another_order_of_domains_do_not_differ() -> None:
@@ -97,13 +102,21 @@ def test_equal_numbers_in_another_order_of_domains_do_not_differ() -> None:
     assert [d.p for d in paired_differences(values, "erm")] == [1]
 
 
-@pytest.mark.parametrize("lacking", [None, math.nan])
-def test_methods_that_lack_a_trial_are_compared_on_the_common_ones(lacking: float | None) -> None:
-    numbers = {**FIVE, "erm": (lacking, *FIVE["erm"][1:]), "near": (*FIVE["near"][:4], lacking)}
+def test_methods_that_lack_a_trial_are_compared_on_the_common_ones() -> None:
+    numbers = {**FIVE, "erm": (None, *FIVE["erm"][1:]), "near": (*FIVE["near"][:4], None)}
     far, near = paired_differences(frame(numbers), "erm")
     assert (far.num_trials, near.num_trials) == (4, 3)
     assert near.mean == pytest.approx(np.mean(np.subtract(FIVE["near"][1:4], FIVE["erm"][1:4])))
     assert near.note == "Compared on the 3 of 5 trials that both it and the baseline have in full."
+
+
+def test_a_method_that_diverged_is_not_judged_by_its_other_trials() -> None:
+    """They are those in which it did not; nor does another method's Holm count it."""
+    numbers = {**FIVE, "near": (*FIVE["near"][:4], math.nan)}
+    far, near = paired_differences(frame(numbers, ("a", "b")), "erm")
+    assert (near.num_trials, near.mean, near.p, near.verdict) == (5, None, None, "not tested")
+    assert near.note == "Diverged, or the baseline did, in 1 of 5 trials: nothing is compared."
+    assert far.holm_p == far.p is not None
 
 
 def test_a_trial_that_lacks_a_domain_is_not_there() -> None:
