@@ -52,7 +52,7 @@ def streamed(adaptation: Adaptation, data: MultiDomainDataset) -> dict[str, Spli
     else:
         parts = {name: dict(splits_of(said, data, name)) for name in domains["test"]}
         splits = {name: next(own[split] for _, split in REPORTED if split in own) for name, own in parts.items()}
-    return {name: _cut(part, keys.examples, keys.seed) for name, part in splits.items()}
+    return {name: _cut(part, keys.examples, adaptation.seed) for name, part in splits.items()}
 
 
 def _cut(part: Split, most: int | None, seed: int) -> Split:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,20 @@ from dgbench.adapter import Adapter, build_adapter
 from dgbench.loader import Split, evaluation_batches
 from dgbench.prediction import open_data, threads
 from dgbench.registry import adapters
-from dgbench.runner import MAX_FAILURES, Outcome, attempt, device_name, interruptible, logged_to, peak_memory, untouched
+from dgbench.runner import (
+    MAX_FAILURES,
+    Outcome,
+    attempt,
+    device_name,
+    interruptible,
+    logged_to,
+    untouched,
+    watch_memory,
+)
 from dgbench.stream import Visit, make_stream
 from dgbench.task import Task
 from dgbench.trained import load
+from dgbench.visit import MIXED
 
 
 def execute(adaptation: Adaptation, progress: Callable[[int, int], None] | None = None) -> Outcome:
@@ -64,10 +74,12 @@ def is_done(adaptation: Adaptation) -> bool:
 
 @dataclass
 class _Tally:
-    """The answers of one domain in one round."""
+    """The answers under the same conditions: of one domain, or of several that are pooled, in one round."""
 
     outputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
+    domains: list[Tensor] = field(default_factory=list)
+    """Of every example, index among the stream's."""
     batches: list[int] = field(default_factory=list)
     """Examples of every batch."""
     seconds: list[float] = field(default_factory=list)
@@ -78,20 +90,22 @@ class _Tally:
 def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
     started = time.perf_counter()
     keys, folder = adaptation.keys, adaptation.folder
-    algorithm = load(adaptation.trained.path, keys.step)
+    algorithm = load(adaptation.trained.path, keys.step, keys.criterion)
     data, _ = open_data(adaptation.trained.path, adaptation.said, None, {}, keys.data_dir)
     device = _device(keys.accelerator)
     algorithm.to(device)
     domains = adaptation.said["identity"]["domains"]
     needs_source = adapters[adaptation.adapter].needs.source
     source = SourceData(adaptation.said, data, domains["train"], device) if needs_source else None
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    splits = streamed(adaptation, data)
+    peak_memory = watch_memory(device)
     with threads(keys.threads):
-        adapter = build_adapter(adaptation.adapter, algorithm, hparams=adaptation.hp, source=source, seed=keys.seed)
-        tallies = _follow(adaptation, adapter, streamed(adaptation, data), device, progress)
-        for index, ((domain, round_), tally) in enumerate(tallies.items()):
-            folder.append(_line(index, domain, round_, tally, adapter))
+        adapter = build_adapter(
+            adaptation.adapter, algorithm, hparams=adaptation.hp, source=source, seed=adaptation.seed
+        )
+        tallies = _follow(adaptation, adapter, splits, device, progress)
+        for index, ((name, round_), tally) in enumerate(tallies.items()):
+            folder.append(_line(index, name, round_, tally, adapter, list(splits)))
         known = held_out(adaptation.said, data, domains["train"])
         if keys.source_after and known:
             folder.append(_after(len(tallies), adapter, known, device))
@@ -105,7 +119,7 @@ def _adapt(adaptation: Adaptation, progress: Callable[[int, int], None] | None) 
         "adapted_parameters": {"tensors": len(names), "values": sum(sizes[name] for name in names)},
         "seconds_per_batch": sum(every) / max(1, len(every)),
         "answers": adapter.answers,
-        "peak_memory": peak_memory(device),
+        "peak_memory": peak_memory(),
         "hardware": {"machine": platform.machine(), "device": device_name(device)},
     }
 
@@ -125,10 +139,10 @@ def _follow(
     progress: Callable[[int, int], None] | None,
 ) -> dict[tuple[str, int], _Tally]:
     keys = adaptation.keys
-    stream = make_stream(adaptation.stream, adaptation.options, splits, keys.seed, keys.batch_size)
+    stream = make_stream(adaptation.stream, adaptation.options, splits, adaptation.seed, keys.batch_size)
     num_batches = len(stream)
     tallies: dict[tuple[str, int], _Tally] = {}
-    for position, (visit, x, y, _) in enumerate(stream):
+    for position, (visit, x, y, domain) in enumerate(stream):
         if visit.resets:
             adapter.reset()
         started = time.perf_counter()
@@ -137,6 +151,7 @@ def _follow(
         tally = tallies.setdefault((_name(visit), visit.round), _Tally(first=position))
         tally.outputs.append(outputs)
         tally.targets.append(y.cpu())
+        tally.domains.append(domain)
         tally.batches.append(len(y))
         tally.seconds.append(spent)
         if progress is not None:
@@ -152,23 +167,51 @@ def _name(visit: Visit) -> str:
     return f"{visit.domain}_{family}_{severity}"
 
 
-def _line(index: int, domain: str, round_: int, tally: _Tally, adapter: Adapter) -> dict[str, Any]:
+def _line(
+    index: int, name: str, round_: int, tally: _Tally, adapter: Adapter, domains: Sequence[str]
+) -> dict[str, Any]:
     outputs, y = torch.cat(tally.outputs), torch.cat(tally.targets)
-    metrics = measured(adapter.task, adapter.output, outputs, y)
-    curve: dict[str, Any] = {"n": tally.batches, "seconds": [round(value, 6) for value in tally.seconds]}
-    if adapter.task.is_classification:
-        hits = scores_of(adapter.task, adapter.output, outputs).argmax(1) == y
-        curve["correct"] = [int(part.sum()) for part in hits.split(tally.batches)]
+    values: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for part, rows in _parts(name, torch.cat(tally.domains), domains).items():
+        metrics = measured(adapter.task, adapter.output, outputs[rows], y[rows])
+        values |= {f"stream/{part}/{metric}": value for metric, value in metrics.items()}
+        sizes[f"stream/{part}"] = len(y[rows])
     return {
         "step": index,
         "weights": "adapted",
         "phase": "stream",
         "round": round_,
         "position": tally.first,
-        "values": {f"stream/{domain}/{name}": value for name, value in metrics.items()},
-        "n": {f"stream/{domain}": len(y)},
-        "curve": curve,
+        "values": values,
+        "n": sizes,
+        "curve": {"domain": name, **_curve(tally, adapter, outputs, y)},
     }
+
+
+def _parts(name: str, domain: Tensor, domains: Sequence[str]) -> dict[str, Tensor]:
+    """The examples (N,) bool that a line measures together: where domains are pooled each by itself, and all of them.
+
+    Args:
+        name: what rows call what was met.
+        domain: (N,) index among the stream's.
+        domains: names of these.
+    """
+    everything = torch.ones_like(domain, dtype=torch.bool)
+    if name != MIXED:
+        return {name: everything}
+    parts = {domains[index]: domain == index for index in domain.unique().tolist()}
+    return parts if len(parts) == 1 else {**parts, MIXED: everything}
+
+
+def _curve(tally: _Tally, adapter: Adapter, outputs: Tensor, y: Tensor) -> dict[str, list]:
+    """Of every batch the number of examples, the seconds, and the right answers or the squared errors, summed."""
+    curve: dict[str, list] = {"n": tally.batches, "seconds": [round(value, 6) for value in tally.seconds]}
+    if adapter.task.is_classification:
+        hits = scores_of(adapter.task, adapter.output, outputs).argmax(1) == y
+        return {**curve, "correct": [int(part.sum()) for part in hits.split(tally.batches)]}
+    errors = (outputs.double() - y.double()).square().mean(1)  # (N,)
+    return {**curve, "squared_error": [float(part.sum()) for part in errors.split(tally.batches)]}
 
 
 def _after(index: int, adapter: Adapter, splits: Mapping[tuple[str, str], Split], device: torch.device) -> dict:

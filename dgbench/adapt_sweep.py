@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from dgbench import adapt_runner
 from dgbench.adaptation import Adaptation, expand
-from dgbench.algorithm import Algorithm
 from dgbench.lock import RunIsLocked
 from dgbench.registry import adapters
 from dgbench.sweeper import Launch, Report, progress_bars, watched
@@ -54,10 +53,11 @@ def _possible(every: Sequence[Adaptation]) -> tuple[list[Adaptation], tuple[tupl
     for adaptation in sorted(every, key=lambda a: str(a.trained.path)):
         if not adaptation.keys.skip_refused or adapt_runner.is_done(adaptation):
             continue
-        # A model that is not there fails by itself, with its reason.
-        with contextlib.suppress(FileNotFoundError):
-            algorithm = loaded(adaptation.trained.path, adaptation.keys.step)
-            if reason := _refusal(adaptation, algorithm):
+        # A model that is not there, or not the one of the criterion, fails by itself, with its reason.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            algorithm = loaded(adaptation.trained.path, adaptation.keys.step, adaptation.keys.criterion)
+            # Whatever it reads of the source will be there.
+            if reason := adapters[adaptation.adapter].needs.unmet(algorithm, ()):
                 refused[adaptation.run_id] = reason
     reasons = {
         f"{a.adapter} on {a.columns['dataset']}, {a.columns['network']}": refused[a.run_id]
@@ -65,13 +65,6 @@ def _possible(every: Sequence[Adaptation]) -> tuple[list[Adaptation], tuple[tupl
         if a.run_id in refused
     }
     return [a for a in every if a.run_id not in refused], tuple(reasons.items())
-
-
-def _refusal(adaptation: Adaptation, algorithm: Algorithm) -> str | None:
-    needs, given = adapters[adaptation.adapter].needs, adaptation.keys.batch_size
-    if given < needs.batch_size:
-        return f"needs batches of at least {needs.batch_size} examples, got batch_size={given}"
-    return needs.unmet(algorithm, ())  # whatever it reads of the source will be there
 
 
 def _run_here(todo: Sequence[Adaptation], progress: Progress) -> None:

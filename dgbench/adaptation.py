@@ -20,7 +20,9 @@ from dgbench import composition, hparams, plugins, record
 from dgbench.expansion import choices
 from dgbench.keys import LOGGERS, typed
 from dgbench.registry import UnknownName, adapters
+from dgbench.selection import selection
 from dgbench.stream import STREAMS
+from dgbench.trained import DEFAULT
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 TARGETS = ("test", "validation")
@@ -40,6 +42,7 @@ class AdaptKeys:
 
     runs: str | list[str]
     step: int | None
+    criterion: str
     batch_size: int
     examples: int | None
     seed: int
@@ -65,6 +68,13 @@ class AdaptKeys:
         for name, known in (("accelerator", ACCELERATORS), ("target", TARGETS), ("logger", LOGGERS)):
             if getattr(self, name) not in known:
                 raise UnknownName(f"value of {name}", getattr(self, name), known)
+        if selection(self.criterion).needs_pairs:
+            raise ValueError(
+                f"criterion={self.criterion} compares runs that leave out two domains, and an adaptation has one run. "
+                "Name another, or a step."
+            )
+        if self.step is not None and self.criterion != DEFAULT:
+            raise ValueError(f"step={self.step} and criterion={self.criterion} both choose weights. Leave out one.")
 
 
 @dataclass(kw_only=True)
@@ -95,10 +105,18 @@ class Adaptation(record.Recorded):
             "kind": "adapt",
             "source": self.said["run_id"],
             "step": keys.step,
+            "criterion": keys.criterion,
             "adapter": {"name": self.adapter, "version": self.version, "hparams": dataclasses.asdict(self.hp)},
             "stream": {"name": self.stream, "options": dataclasses.asdict(self.options)},
-            **{name: getattr(keys, name) for name in ("batch_size", "examples", "seed", "target", "source_after")},
+            "seed": self.seed,
+            **{name: getattr(keys, name) for name in ("batch_size", "examples", "target", "source_after")},
         }
+
+    @functools.cached_property
+    def seed(self) -> int:
+        """Of all randomness: another one in each dataset and trial, the same for all adapters."""
+        theirs = self.said["columns"]
+        return hparams.seed_hash("adapt", theirs["dataset"], theirs["trial_seed"], self.keys.seed)
 
     @property
     def label(self) -> str:
@@ -120,6 +138,7 @@ class Adaptation(record.Recorded):
             "draw": "" if theirs["tuned"] else draw,
             "source": self.said["run_id"],
             "source_step": self.keys.step,
+            "source_criterion": self.keys.criterion,
             "adapter": self.adapter,
             "adapter_hparams": record.identity_hash(self.identity["adapter"]),
             "hparams_seed": self.keys.hparams_seed,

@@ -46,8 +46,6 @@ class Needs:
     """Needs a model trained by this method, a name of the registry."""
     images: bool = False
     """Needs inputs (C, H, W)."""
-    batch_size: int = 1
-    """Fewest examples of a batch."""
 
     def unmet(self, algorithm: Algorithm, source: Source | None) -> str | None:
         """The first unmet need as half a sentence, or None."""
@@ -60,8 +58,8 @@ class Needs:
             return f"adapts models trained by {self.method}, got one trained by {name}"
         if self.composite and not algorithm.composite:
             return f"needs predictions that are made from features, which those of {name} are not"
-        if self.images and len(algorithm.network.input_shape) != 3:
-            return f"needs images (C, H, W), got inputs of {algorithm.network.input_shape}"
+        if self.images and len(algorithm.input_shape) != 3:
+            return f"needs images (C, H, W), got inputs of {algorithm.input_shape}"
         if self.norms and not set(self.norms) & set(norms_of(algorithm)):
             return (
                 f"needs a network with {' or '.join(self.norms)} normalisation, but {algorithm.network.recipe['name']} "
@@ -92,9 +90,11 @@ class Baseline:
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Those of the other adapter."""
 
-    def build(self, algorithm: Algorithm) -> Adapter:
-        """The other adapter."""
-        return build_adapter(self.name, algorithm, hparams=dict(self.hparams))
+    def build(self, algorithm: Algorithm, source: Source | None = None) -> Adapter:
+        """The other adapter, or `source` where it adapts batch norms alone and the model has none."""
+        changes_nothing = adapters[self.name].needs.norms == ("batch",) and "batch" not in norms_of(algorithm)
+        name, hparams = ("source", None) if changes_nothing else (self.name, dict(self.hparams))
+        return build_adapter(name, algorithm, hparams=hparams, source=source)
 
 
 class Adapter(nn.Module):
@@ -161,9 +161,6 @@ class Adapter(nn.Module):
 
         Args:
             x: inputs, (N, *input_shape).
-
-        Raises:
-            ValueError: the batch has fewer examples than the adapter needs.
         """
         with self._own_randomness(), torch.enable_grad():
             outputs = self._on_finite(self.adapt, x)
@@ -202,11 +199,6 @@ class Adapter(nn.Module):
             optimizer.zero_grad()
 
     def _on_finite(self, answer: Any, x: Tensor) -> Tensor:
-        if len(x) < self.needs.batch_size:
-            raise ValueError(
-                f"{type(self).__name__} needs batches of at least {self.needs.batch_size} examples, got {len(x)}. "
-                "Raise batch_size."
-            )
         is_finite = x.flatten(1).isfinite().all(1)  # (N,)
         if bool(is_finite.all()):
             return answer(x).detach()
@@ -255,7 +247,7 @@ def build_adapter(
 
     Raises:
         UnknownName: no such adapter, or no such hyper-parameter.
-        ValueError: an unmet need.
+        ValueError: an unmet need, or a hyper-parameter that is not finite.
     """
     cls = adapters[name] if isinstance(name, str) else name
     if hparams is None or isinstance(hparams, Mapping):
@@ -264,6 +256,7 @@ def build_adapter(
             if key not in known:
                 raise UnknownName(f"hyper-parameter of {cls.__name__}", key, known)
         hparams = cls.HParams(**(hparams or {}))
+    hparams_.check_finite(hparams, "adapter.")
     return cls(_copied(algorithm), hparams_.filled(hparams, "small"), source, seed)
 
 

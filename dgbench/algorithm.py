@@ -127,6 +127,11 @@ class Algorithm(pl.LightningModule):
         return self.make_optimizer(self.trainable())
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of an example that the method is handed, channels first; override where its network sees something else."""
+        return self.network.input_shape
+
+    @property
     def step(self) -> int:
         """Index of the current step, counted from 0: the number of batches that have been trained on."""
         return self._step

@@ -223,7 +223,8 @@ def check(
     marks = {True: Text("ok", "green"), False: Text("no", "red"), None: Text("--", "dim")}
     failed = 0
     for kind, name, findings in check_file(path, data_dir):
-        grid = Table(title=f"{kind} {name}", title_justify="left", box=None, show_header=False, pad_edge=False)
+        title = Text(f"{kind} {name}", "table.title")
+        grid = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         for finding in findings:
             grid.add_row(marks[finding.passed], Text(finding.clause), Text(finding.message))
             failed += finding.passed is False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from dgbench.console import err, out
 
@@ -229,6 +230,10 @@ def pull(
     from dgbench import wandb_pull
 
     where = runs_dir or Path("runs") / project.rpartition("/")[2]
-    with err.status(f"Reading {project}") as shown:
-        made = wandb_pull.pull(project, where, lambda done, of: shown.update(f"Reading {project}: {done} of {of} runs"))
+    with err.status(Text(f"Reading {project}")) as shown:
+
+        def say(done: int, of: int) -> None:
+            shown.update(Text(f"Reading {project}: {done} of {of} runs"))
+
+        made = wandb_pull.pull(project, where, say)
     out.print(f"{where}: {made}", highlight=False, markup=False, soft_wrap=True)

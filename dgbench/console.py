@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +24,9 @@ PAGE_WIDTH = 100
 
 def _console(*, stderr: bool = False) -> Console:
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if is_terminal or "COLUMNS" in os.environ else PIPED_WIDTH)
+    width = None if is_terminal or "COLUMNS" in os.environ else PIPED_WIDTH
+    # Names and reasons hold brackets and colons, which are no markup.
+    return Console(stderr=stderr, width=width, markup=False, emoji=False)
 
 
 out = _console()
@@ -63,7 +64,7 @@ def sentences(command: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UnknownName, ComponentError, ValueError, OSError, RuntimeError) as error:
-        err.print(f"[red]Error:[/red] {escape(_text(error))}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("Error:", "red"), " ", _text(error)), highlight=False, soft_wrap=True)
         return 1
     return code if isinstance(code, int) else 0
 

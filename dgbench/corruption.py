@@ -151,7 +151,8 @@ DEVELOPMENT = tuple(FAMILIES)[15:]
 def corrupt(x: Tensor, family: str, severity: int, seeds: Sequence[int]) -> Tensor:
     """Corrupted images, (N, C, H, W) float in [0, 1], multiples of 1/255.
 
-    What becomes of an image depends on it and on its seed alone, whatever else is in the batch.
+    What becomes of an image depends on it and on its seed alone, whatever else is in the batch. One with pixels that
+    are NaN or infinite becomes NaN throughout.
 
     Args:
         x: images in [0, 1], (N, C, H, W).
@@ -174,9 +175,11 @@ def corrupt(x: Tensor, family: str, severity: int, seeds: Sequence[int]) -> Tens
     side = min(x.shape[-2:])
     function, small, large = FAMILIES[family]
     constants, scale = (small, side / 32) if side < SMALL_BELOW else (large, side / 224)
+    is_finite = x.flatten(1).isfinite().all(1).view(-1, 1, 1, 1)  # (N, 1, 1, 1)
+    x = x.where(is_finite, 0)
     parts = []
     for start in range(0, len(x), _TOGETHER):
         part = slice(start, start + _TOGETHER)
         draws = Draws(seeds[part], x.device)
         parts.append(families.quantised(function(x[part].double(), draws, scale, *constants[severity - 1])))
-    return torch.cat(parts).float() if parts else x
+    return torch.cat(parts).float().where(is_finite, torch.nan) if parts else x

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -105,6 +106,7 @@ def hparam(
     key: str | None = None,
     is_step: bool = False,
     presets: Mapping[str, Any] | None = None,
+    may_be_infinite: bool = False,
 ) -> Any:
     """A hyper-parameter: a dataclass field with its search distribution and meaning.
 
@@ -115,6 +117,7 @@ def hparam(
         key: seeds the draw; DomainBed's name where it has one, so that sweeps draw DomainBed's own values.
         is_step: the value counts training steps (it is capped so that it takes effect within the run).
         presets: the value under a named protocol preset.
+        may_be_infinite: infinity has a meaning, which `doc` says.
     """
     facts = {
         "by_regime": {"large": Choice(default, sampler)},
@@ -123,9 +126,10 @@ def hparam(
         "is_step": is_step,
         "presets": presets or {},
     }
+    metadata = {"hparam": facts, "may_be_infinite": may_be_infinite}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"hparam": facts})
-    return field(default=default, metadata={"hparam": facts})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def by_regime(doc: str, *, key: str | None = None, is_step: bool = False, **regimes: tuple[Any, Sampler]) -> Any:
@@ -279,3 +283,16 @@ def filled(instance: Any, regime: str, overrides: Mapping[str, Any] | None = Non
     defaults = {name: fact.choice(regime).default for name, fact in facts(type(instance), overrides).items()}
     missing = {name: value for name, value in defaults.items() if getattr(instance, name) is None}
     return dataclasses.replace(instance, **copy.deepcopy(missing))
+
+
+def check_finite(instance: Any, where: str) -> None:
+    """Refuse, of what a user wrote, NaN, and infinity where the field does not say that it has a meaning.
+
+    Raises:
+        ValueError: such a number; `where` is the prefix of its key.
+    """
+    for f in dataclasses.fields(instance):
+        value = getattr(instance, f.name)
+        may_be = isinstance(value, float) and math.isinf(value) and f.metadata.get("may_be_infinite")
+        if isinstance(value, float) and not math.isfinite(value) and not may_be:
+            raise ValueError(f"{where}{f.name}={value}, expected a finite number. Set it to one, or leave it out.")

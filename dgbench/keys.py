@@ -12,6 +12,7 @@ import pydantic
 
 from dgbench.averaging import make_averaging
 from dgbench.devices import check_devices
+from dgbench.hparams import check_finite
 from dgbench.registry import UnknownName
 from dgbench.selection import selection
 
@@ -128,20 +129,22 @@ def typed(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
     Raises:
         UnknownName: a field that the dataclass does not have.
-        ValueError: a value of another type.
+        ValueError: a value of another type, or a number that is not finite.
     """
     known = [f.name for f in dataclasses.fields(cls)]
     for name in values:
         if name not in known:
             raise UnknownName("key", where + name, [where + k for k in known])
     try:
-        return _adapter(cls).validate_python(dict(values))
+        made = _adapter(cls).validate_python(dict(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
             raise cause from error
         name = where + str(first["loc"][0])
         raise ValueError(f"{name}={first['input']!r}: {first['msg'].lower()}.") from error
+    check_finite(made, where)
+    return made
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,8 +136,13 @@ def lines(texts: Sequence[bytes], paths: Sequence[str]) -> pl.DataFrame:
     whole = [text[: text.rfind(b"\n") + 1] for text in texts]
     layouts: dict[Layout, list[int]] = {}
     exact: list[int] = []
+    known: dict[bytes, Layout | None] = {}
     for place, text in enumerate(whole):
-        layout = _layout(text)
+        first = text[: text.find(b"\n")]
+        keys = b"\n".join(_KEYS.findall(first))
+        if keys not in known:
+            known[keys] = _layout(first)
+        layout = known[keys]
         (exact if layout is None else layouts.setdefault(layout, [])).append(place)
     frames = [pl.DataFrame(schema=LINES)]
     for layout, places in layouts.items():
@@ -149,13 +155,15 @@ def lines(texts: Sequence[bytes], paths: Sequence[str]) -> pl.DataFrame:
 
 # The keys of a line's `values` and of its `n`.
 Layout = tuple[tuple[str, ...], tuple[str, ...]]
+# In the order of the text. Lines that have the same have one layout: one that has not is told from the text's counts.
+_KEYS = re.compile(rb'"([^"]*)":')
 
 
-def _layout(text: bytes) -> Layout | None:
-    """That of the first line; None where it cannot be told."""
+def _layout(line: bytes) -> Layout | None:
+    """None where it cannot be told."""
     try:
-        first = json.loads(text[: text.index(b"\n")])
-        values, n = tuple(first["values"]), tuple(first["n"])
+        said = json.loads(line)
+        values, n = tuple(said["values"]), tuple(said["n"])
     except (ValueError, KeyError, TypeError):
         return None
     is_usual = values and all(key.count("/") == 2 and key.rpartition("/")[0] in n for key in values)
@@ -173,19 +181,19 @@ def _lines_quickly(texts: Sequence[bytes], layout: Layout) -> pl.DataFrame:
         "values": pl.Struct(dict.fromkeys(keys, pl.Float64)),
         "n": pl.Struct(dict.fromkeys(domains, pl.Int64)),
     }
-    frame = _parsed(b"".join(texts), len(place), schema)
+    joined = b"".join(texts)
+    frame = _parsed(joined, len(place), schema)
     if frame is None:
         return pl.DataFrame(schema=LINES)
     values, n = frame["values"].struct.unnest(), frame["n"].struct.unnest()
     # Keys beyond the layout are passed over, and missing ones are null: both show in the text's own counts.
-    counts = [
-        text.count(b'":') == number * (4 + len(keys) + len(domains))
-        for text, number in zip(texts, numbers, strict=True)
-    ]
+    per_line = 4 + len(keys) + len(domains)
+    counts = [text.count(b'":') == number * per_line for text, number in zip(texts, numbers, strict=True)]
+    written = [text.count(b"null") for text in texts] if b"null" in joined else [0] * len(texts)
     nulls = np.bincount(place, values.select(pl.sum_horizontal(pl.all().is_null())).to_series(), minlength=len(texts))
     told = frame.select("step", "weights").hstack(n).select(pl.any_horizontal(pl.all().is_null())).to_series()
     odd = np.bincount(place, told, minlength=len(texts))
-    is_usual = np.array(counts) & (nulls == [text.count(b"null") for text in texts]) & (odd == 0)
+    is_usual = np.array(counts) & (nulls == written) & (odd == 0)
     of_key = [domains.index(key.rpartition("/")[0]) for key in keys]
     return pl.DataFrame(
         {

@@ -174,14 +174,13 @@ def _train(
             progress=progress,
         )
         trainer.callbacks.append(evaluation)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        peak_memory = watch_memory(device)
         trainer.fit(algorithm, loader)
     folder.write(
         seconds=evaluation.seconds,
         steps_done=algorithm.step,
         evaluated=sorted("/".join(pair) for pair in wanted),
-        peak_memory=peak_memory(device),
+        peak_memory=peak_memory(),
         hardware={**_hardware(), "device": device_name(device)},
     )
     if evaluation.diverged:
@@ -252,9 +251,23 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the device, or of the process for the CPU."""
+def watch_memory(device: torch.device) -> Callable[[], int | None]:
+    """Watch memory from here on; what is returned tells the peak since, in bytes: of the device, or of the process.
+
+    A process remembers its peak from its start, and so that of runs before. Linux can be told to forget it; elsewhere
+    a peak below that of runs before is not known: None.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return lambda: torch.cuda.max_memory_allocated(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        before = _process_peak()
+        return lambda: peak if (peak := _process_peak()) > before else None
+    return _process_peak
+
+
+def _process_peak() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

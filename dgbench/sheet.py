@@ -39,7 +39,6 @@ NEEDS: Mapping[str, Callable[[Any], str]] = {
     "norms": lambda norms: f"a network with {' or '.join(norms)} normalisation",
     "method": lambda name: f"a model trained by {name}",
     "images": lambda _: "images as inputs",
-    "batch_size": lambda n: f"batches of at least {n} examples",
     "joint_prediction": lambda n: f"{n} examples of one domain per prediction",
 }
 # Headings of a dataset's docstring whose content the card does not hold.

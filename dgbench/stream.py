@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgbench.corruption import FAMILIES, SEVERITIES, STANDARD
 from dgbench.dataset import option
-from dgbench.hparams import seed_hash
+from dgbench.hparams import check_finite, seed_hash
 from dgbench.label_order import ORDERS
 from dgbench.loader import Split
 from dgbench.registry import UnknownName
@@ -220,4 +220,5 @@ def make_stream(name: str, options: Any, splits: Mapping[str, Split], seed: int,
             if key not in known:
                 raise UnknownName(f"option of stream {name}", key, known)
         options = cls.Options(**(options or {}))
+    check_finite(options, "stream.")
     return cls(options, splits, seed, batch_size)

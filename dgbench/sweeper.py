@@ -179,7 +179,7 @@ class watched:  # noqa: N801
 def progress_bars(console: Console) -> Progress:
     """Bars with counts, time spent and time left, gone when done."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

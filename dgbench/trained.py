@@ -15,21 +15,27 @@ from dgbench.evaluation import validation_score
 from dgbench.hparams import Optim
 from dgbench.network import Network, build_network
 from dgbench.protocol import Domains
-from dgbench.record import RunFolder
+from dgbench.record import RunFolder, read
 from dgbench.registry import algorithms
+from dgbench.selection import selection
 from dgbench.task import Task
 
+DEFAULT = "train_validation"
+"""The criterion by which weights are kept."""
 
-def load(run: str | Path, step: int | None = None) -> Algorithm:
+
+def load(run: str | Path, step: int | None = None, criterion: str = DEFAULT) -> Algorithm:
     """The trained model of a run, in evaluation mode.
 
     Args:
         run: the run's folder.
-        step: of which evaluation; None: the one that `train_validation` chooses; where nothing was held out, the last.
+        step: of which evaluation; None: the one that `criterion` chooses.
+        criterion: chooses among the run's evaluations; `train_validation` takes the last where nothing was held out.
 
     Raises:
         FileNotFoundError: there is no run, or the weights of that step were not kept.
-        ValueError: another program made the run.
+        UnknownName: there is no criterion of that name.
+        ValueError: another program made the run, or the criterion chooses no step of it, or several.
     """
     folder = RunFolder(run)
     said = folder.read()
@@ -45,7 +51,7 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
         )
     algorithm = _rebuild(said)
     if step is None:
-        step = _selected_step(said, lines, algorithm.task)
+        step = _selected_step(said, lines, algorithm.task) if criterion == DEFAULT else _chosen_step(folder, criterion)
     file = folder.weights_file(step)
     if not file.exists():
         kept = ", ".join(str(int(f.stem.removeprefix("step_"))) for f in sorted(folder.checkpoints.glob("step_*.pt")))
@@ -76,6 +82,18 @@ def _rebuild(said: Mapping[str, Any]) -> Algorithm:
         num_domains=model["num_domains"],
         hparams=cls.HParams(**identity["algorithm"]["hparams"]),
         optim=Optim(**identity["optim"]),
+    )
+
+
+def _chosen_step(folder: RunFolder, criterion: str) -> int:
+    """The step that a criterion chooses of this run alone, for all its test domains."""
+    chosen = selection(criterion).choose(read(folder.path))
+    if len(steps := chosen["step"].unique().sort()) == 1:
+        return steps[0]
+    said = ", ".join(f"{row['step']} for {row['test_domain']}" for row in chosen.iter_rows(named=True))
+    raise ValueError(
+        f"criterion={criterion} chooses {said or 'no step'} of the run {folder.path.name}, expected one step. "
+        "Name another criterion, or a step."
     )
 
 

@@ -19,10 +19,12 @@ from rich.text import Text
 
 from dgbench import record
 from dgbench.selection import LOWER_IS_BETTER
+from dgbench.trained import DEFAULT
+from dgbench.visit import MIXED
 
 from . import notes as notes_
 from .adapted_rows import read_rows
-from .adapted_text import BASELINE, Row, Sheet, grid
+from .adapted_text import AFTER, BASELINE, Row, Sheet, differ_in_answers, grid
 from .adapter_choice import ORACLE, SETTING, with_choices
 from .render import Printed
 from .statistics import MIN_TRIALS, Difference, paired_differences
@@ -31,7 +33,7 @@ from .tables import IN_PERCENT, Paths
 # What is compared within one table: one model, one stream.
 TABLE = (
     *("dataset", "data", "num_train", "val_domains", "protocol_key", "network", "norm", "network_key"),
-    *("algorithm", "averaging", "label", "variant", "tuned", "draw", "source_step"),
+    *("algorithm", "averaging", "label", "variant", "tuned", "draw", "source_step", "source_criterion"),
     *("stream", "stream_options", "stream_key", "batch_size", "examples"),
 )
 # What a title or a subtitle does not say by itself, and what it says if tables differ in nothing else.
@@ -109,7 +111,7 @@ def ranks_adaptations(
     if (criterion, format, protocol) != ("train_validation", "text", None):
         raise ValueError(
             f"criterion={criterion}, format={format} and protocol={protocol} are options of tables of trained runs. "
-            "Leave them out for adaptations; `dgbench adapt step=...` says which weights are adapted."
+            "Leave them out for adaptations; `dgbench adapt criterion=...` says which weights are adapted."
         )
 
 
@@ -137,31 +139,26 @@ def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
         value=pl.col("value").cast(pl.Float64),
     )
     _refuse_two(named)
-    # A domain that is met in several rounds counts by its mean over them.
-    keys = ["method", "trial", "place", "domain"]
-    stream = named.filter(phase="stream").group_by(keys, maintain_order=True).agg(pl.col("value").mean())
     # Domains in the data's order, each with all its corruptions; what is mixed, last.
     order = {name: place for place, name in enumerate(facts["dataset_domains"].split(" "))}
-    stream = stream.with_columns(pl.col("domain").map_elements(lambda name: _uncorrupted(name, list(order)), pl.String))
-    domains = tuple(sorted(stream["domain"].unique(maintain_order=True), key=lambda name: order.get(name, len(order))))
-    everywhere = stream.select("method").unique().join(stream.select("trial").unique(), how="cross")
-    everywhere = everywhere.join(stream.select("place", "domain").unique(), how="cross")
-    full = everywhere.join(stream, on=keys, how="left")
-    differences = _differences(full.rename({"place": "test_domain"}))
-    after = dict(named.filter(phase="source_after").group_by("method").agg(pl.col("value").mean()).iter_rows())
+    full = _by_domain(named.filter(phase="stream"), list(order))
+    domains = tuple(sorted(full["domain"].unique(maintain_order=True), key=lambda name: order.get(name, len(order))))
+    single = full.filter(~pl.col("is_pooled"))
+    differences = _differences(single.rename({"domain": "test_domain"}))
+    after = named.filter(phase="source_after")
+    late = set(named.filter(answers=AFTER)["method"])
     cost = dict(
         named.unique(["run_id", "method"]).group_by("method").agg(pl.col("seconds_per_batch").mean()).iter_rows()
     )
     rows = []
     for difference in differences:
-        own = full.filter(method=difference.method)
-        by_domain: dict[str, Any] = {d: own.filter(domain=d)["value"] for d in domains}
-        cells: tuple[float | None, ...] = tuple(None if v.null_count() else v.mean() for v in by_domain.values())
-        average = None if None in cells else sum(cells) / len(cells)  # type: ignore[arg-type]
-        base = cost.get(BASELINE)
-        slowdown = cost[difference.method] / base if base else None
         name = difference.method
-        rows.append(Row(name, cells, average, difference, after.get(name), slowdown))
+        cells = tuple(_mean(full.filter(method=name, domain=domain)["value"]) for domain in domains)
+        average = _mean(single.filter(method=name)["value"])
+        kept = _mean(after.filter(method=name)["value"])
+        base = cost.get(BASELINE)
+        slowdown = cost[name] / base if base else None
+        rows.append(Row(name, cells, average, difference, kept, slowdown, AFTER if name in late else "before"))
     sign = -1 if metric in LOWER_IS_BETTER else 1
     rows.sort(key=lambda row: (row.is_oracle, row.average is None, -sign * (row.average or 0.0), row.name))
     num = named["trial"].n_unique()
@@ -169,6 +166,8 @@ def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
     model = facts["label"] or facts["algorithm"] + (f" + {facts['averaging']}" if facts["averaging"] != "none" else "")
     options = f" ({facts['stream_options']})" if facts["stream_options"] else ""
     step = "" if facts["source_step"] is None else f", step {facts['source_step']}"
+    if facts["source_criterion"] != DEFAULT:
+        step = f", weights by {facts['source_criterion']}"
     network = facts["network"] + (f" ({facts['norm']} norm)" if facts["norm"] else "")
     return Sheet(
         f"{facts['dataset']}: {notes_.measure(metric)} on the stream {facts['stream']}{options}",
@@ -176,8 +175,32 @@ def _sheet(values: pl.DataFrame, metric: str | None) -> Sheet:
         domains,
         tuple(rows),
         metric in IN_PERCENT,
-        _notes(rows, num),
+        _notes(rows, num, is_pooled=len(single) < len(full)),
     )
+
+
+def _by_domain(stream: pl.DataFrame, domains: Sequence[str]) -> pl.DataFrame:
+    """One row per method, trial and domain, pooled or not: the mean over its places, null where one is missing.
+
+    So domains count alike, however many places each has. A place that is met in several rounds counts by its mean over
+    them.
+    """
+    keys = ["method", "trial", "place", "domain", "is_pooled"]
+    found = stream.group_by(keys, maintain_order=True).agg(pl.col("value").mean())
+    found = found.with_columns(pl.col("domain").map_elements(lambda name: _uncorrupted(name, domains), pl.String))
+    every = found.select("method").unique().join(found.select("trial").unique(), how="cross")
+    every = every.join(found.select("place", "domain", "is_pooled").unique(), how="cross")
+    whole = pl.col("value").null_count() == 0
+    return (
+        every.join(found, on=keys, how="left")
+        .group_by("method", "trial", "domain", "is_pooled", maintain_order=True)
+        .agg(pl.when(whole).then(pl.col("value").mean()))
+    )
+
+
+def _mean(values: pl.Series) -> float | None:
+    """The mean of numbers; None where one is missing or no number, or there are none."""
+    return None if values.null_count() or values.is_nan().any() else values.mean()  # type: ignore[return-value]
 
 
 def _uncorrupted(name: str, domains: Sequence[str]) -> str:
@@ -227,17 +250,23 @@ def _refuse_two(named: pl.DataFrame) -> None:
         )
 
 
-def _notes(rows: Sequence[Row], num_trials: int) -> tuple[str, ...]:
+def _notes(rows: Sequence[Row], num_trials: int, *, is_pooled: bool) -> tuple[str, ...]:
     said = [
         "Minus source: paired within each trial, over all domains, with its 95 % interval by Student's t; * Holm's p "
-        "is below 0.05. Kept: on the training domains' held-out examples after the stream. Time: of a batch, in units "
-        "of source's."
+        "is below 0.05. Kept: on the training domains' held-out examples in the state in which the stream ends; of an "
+        "adapter that starts afresh on the way, after the last domain or batch alone. Time: of a batch, in units of "
+        "source's."
     ]
+    if is_pooled:
+        said.append(f"{MIXED}: all domains' examples together, no part of the Average.")
+    if differ_in_answers(rows):
+        said.append("† answers each batch after its update on it, the others before: not to be compared as like.")
     if num_trials < MIN_TRIALS:
         said.append(f"{num_trials} trial{'s' * (num_trials != 1)}: too few to claim a gain or a loss.")
     unequal: dict[str, list[str]] = {}
     for row in rows:
-        if row.difference.note and row.difference.num_trials < num_trials:
+        # That one or two trials are few has been said.
+        if row.difference.note and (row.difference.num_trials < num_trials or row.difference.mean is None):
             unequal.setdefault(row.difference.note, []).append(row.name)
     if any(row.name == BASELINE for row in rows):
         said += [f"{', '.join(names)}: {note}" for note, names in unequal.items() if names != [BASELINE]]

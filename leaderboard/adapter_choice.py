@@ -14,7 +14,7 @@ import polars as pl
 
 CHOSEN, ORACLE = "chosen", "oracle"
 # One choice: of a trained model, for an adapter on a stream.
-STUDY = ("source", "source_step", "adapter", "stream_key", "batch_size", "examples", "seed")
+STUDY = ("source", "source_step", "source_criterion", "adapter", "stream_key", "batch_size", "examples", "seed")
 SETTING = "adapter_options"
 
 
@@ -61,7 +61,7 @@ def with_choices(values: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
 def _best(rows: pl.DataFrame) -> pl.DataFrame:
     """Of each study the setting with the highest mean score over domains and rounds."""
     means = (
-        rows.filter(phase="stream")
+        rows.filter(phase="stream", is_pooled=False)
         .group_by(*STUDY, SETTING, "domain")
         .agg(pl.col("signed_score").mean(), pl.col("hparams_seed").first())
         .group_by(*STUDY, SETTING)

@@ -120,6 +120,12 @@ def method_names(methods: Iterable[Sequence[str]]) -> dict[tuple[str, ...], str]
     return names
 
 
+def named(runs: pl.DataFrame) -> pl.Expr:
+    """The names of rows by their columns `METHOD`, for frames whose methods are among those of `runs`."""
+    names = method_names(runs.select(METHOD).unique().sort(METHOD).iter_rows())
+    return pl.struct(METHOD).map_elements(lambda row: names[tuple(row[key] for key in METHOD)], pl.String)
+
+
 def make_lines(cells: pl.DataFrame, columns: Sequence[str], metric: str) -> tuple[Line, ...]:
     """The methods of one table, ranked."""
     methods: dict[str, dict[str, Cell]] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import polars as pl
 from rich import box
@@ -12,17 +11,16 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from dgbench import record
-from dgbench.cells import CELL, METHOD, TABLE, TRIAL, coverage, with_cells
+from dgbench.cells import CELL, TABLE, TRIAL, coverage, with_cells
 from dgbench.registry import UnknownName
 from dgbench.selection import LOWER_IS_BETTER, selection
 
 from . import notes
-from .aggregate import method_names
+from .aggregate import named
 from .over_datasets import OverDatasets, grid, over_datasets
 from .render import Printed
 from .statistics import LEVEL, MIN_TRIALS, Difference, min_p, paired_differences
-from .tables import IN_PERCENT, Paths, check_metric
+from .tables import IN_PERCENT, Paths, evaluations, runs_under
 
 
 @dataclass(frozen=True)
@@ -82,18 +80,8 @@ def compare(runs: Paths, baseline: str, criterion: str = "train_validation", met
         ValueError: there is nothing to compare.
     """
     chooser = selection(criterion)
-    found = record.runs(runs)
-    if found.is_empty():
-        where = ", ".join(map(str, [runs] if isinstance(runs, str | Path) else runs))
-        if record.kinds(runs) == {"adapt"}:
-            raise ValueError(f"{where} holds adaptations, expected trained runs. dgbench table compares adapters.")
-        raise ValueError(f"No runs under {where}. Name the runs_dir of a sweep, or let it begin.")
-    covered = coverage(found)
-    finished = found.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
-    if metric is not None:
-        check_metric(finished, metric)
-    rows = record.read(finished, {*finished["score"], *([metric] if metric else [])})
-    chosen = chooser.choose(rows, metric)
+    found = runs_under(runs)
+    covered, chosen = coverage(found), chooser.choose(evaluations(found, metric), metric)
     cells = with_cells(found)
     facts = cells.group_by(TABLE).agg(pl.col("protocol", "network", "num_steps", "score").first()).sort(TABLE)
     parts: list[Comparison] = []
@@ -114,8 +102,7 @@ def compare(runs: Paths, baseline: str, criterion: str = "train_validation", met
         key = (its_metric, *(fact[name] for name in ("protocol", "trained_on", "val_domains")))
         alike.setdefault(key, []).append((fact["dataset"], values))
     if not parts:
-        known = set(method_names(found.select(METHOD).unique().sort(METHOD).iter_rows()).values())
-        raise UnknownName("method (baseline)", baseline, sorted(known))
+        raise UnknownName("method (baseline)", baseline, found.select(named(found)).to_series().unique().sort())
     if not any(part.differences for part in parts):
         raise ValueError(f"There is nothing to compare with {baseline}: no other method has runs. Name more folders.")
     few = _of_few([difference for part in parts for difference in part.differences])
@@ -171,10 +158,8 @@ _UNITS = (
 
 def _values(covered: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
     """One row per number that a table should have, null where it has none, as `paired_differences` takes them."""
-    names = method_names(covered.select(METHOD).unique().sort(METHOD).iter_rows())
-    named = pl.struct(METHOD).map_elements(lambda row: names[tuple(row[key] for key in METHOD)], pl.String)
     return covered.join(chosen.select(*CELL, "value"), on=CELL, how="left").select(
-        "test_domain", "value", method=named, trial=pl.format("{}/{}", *TRIAL)
+        "test_domain", "value", method=named(covered), trial=pl.format("{}/{}", *TRIAL)
     )
 
 
@@ -221,5 +206,5 @@ def _grid(part: Comparison) -> Grid:
     for d in part.differences:
         p, corrected = ("—" if v is None else f"{v:.3f}" if v >= 0.001 else "<0.001" for v in (d.p, d.holm_p))
         interval = "—" if d.low is None else f"[{number(d.low)}, {number(d.high)}]"
-        grid.add_row(d.method, str(d.num_trials), number(d.mean), interval, p, corrected, d.verdict)
+        grid.add_row(Text(d.method), str(d.num_trials), number(d.mean), interval, p, corrected, d.verdict)
     return grid

@@ -44,7 +44,7 @@ def import_sweep(sweep_dir: str | Path, out: str | Path) -> Imported:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds no sweep, or a line that is whole and no record of DomainBed.
+        ValueError: it holds no sweep.
         CannotWrite: `out` cannot be written.
     """
     made = Imported(read_sweep(Path(sweep_dir)))
@@ -148,6 +148,7 @@ def report(made: Imported, sweep_dir: Path, out: Path) -> Iterator[str]:
         (sweep.unfinished, "unfinished, without the file `done`: DomainBed's protocols use them, others do not"),
         (sweep.torn, "with a line that was cut short: the line is left out, the others count"),
         (sweep.empty, "without a whole record: left out"),
+        (sweep.broken, "left out, for a record that is none of DomainBed's; the others count"),
         (
             sweep.repeated,
             "of runs that recorded a step more than once: DomainBed's protocols let both records compete, and pass "

@@ -7,24 +7,27 @@ repository as of 2020-10 (commit 7df6f06) and of 2024-12 (commit b93c22a), whose
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from dgbench.record import SCHEMA, identity_hash
 
 from .domainbed_names import dataset_names
+from .domainbed_record import SPLITS, Broken, is_number, num_domains, parse
 
 # Of every dataset of DomainBed.
 NUM_STEPS = 5001
 GIGABYTE = 2**30
+# No machine has as many gigabytes.
+MEMORY = 2**30
 # DomainBed does not say how many examples a split has.
 UNKNOWN_SIZE = 0
-SPLITS = ("in", "out")
-_ARGUMENTS = {"dataset": str, "algorithm": str, "test_envs": list, "hparams_seed": int, "trial_seed": int}
 
 
 @dataclass
@@ -47,14 +50,18 @@ class DomainBedRun:
     peak_memory: int | None = None
     """Bytes."""
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Take up one more record."""
-        loss, memory = record.get("loss", 0.0), record.get("mem_gb")
-        self.is_finite &= isinstance(loss, int | float) and math.isfinite(loss)
-        if isinstance(memory, int | float):
-            self.peak_memory = max(self.peak_memory or 0, round(memory * GIGABYTE))
-        self.steps.append(record["step"])
-        self.lines.append(json.dumps(_line(record)) + "\n")
+    def take(self, records: Sequence[Mapping[str, Any]], folder: str, is_done: bool) -> None:
+        """Take up more records, of one folder and with the same arguments."""
+        self.args = records[0]["args"]
+        self.folders[folder] = None
+        self.is_done |= is_done
+        for record in records:
+            loss, memory = record.get("loss", 0.0), record.get("mem_gb")
+            self.is_finite &= is_number(loss) and math.isfinite(loss)
+            if is_number(memory) and 0 <= memory < MEMORY:
+                self.peak_memory = max(self.peak_memory or 0, round(memory * GIGABYTE))
+            self.steps.append(record["step"])
+            self.lines.append(json.dumps(_line(record)) + "\n")
 
 
 @dataclass
@@ -69,6 +76,8 @@ class Sweep:
     """Folders with a line that was cut short."""
     empty: list[str] = field(default_factory=list)
     """Folders without a whole record."""
+    broken: list[str] = field(default_factory=list)
+    """Folders that were left out, as a record is none of DomainBed's, each with the reason."""
 
     @property
     def shared(self) -> list[str]:
@@ -86,89 +95,80 @@ class Sweep:
 def read_sweep(sweep_dir: Path) -> Sweep:
     """Read a sweep, in the order of its folders' names.
 
-    Records of one run that lie in several folders make one run.
+    Records of one run that lie in several folders make one run. A folder with a broken record is left out.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds no sweep, or a line that is whole and no record of DomainBed.
+        ValueError: it holds no sweep.
     """
     if not sweep_dir.is_dir():
         raise FileNotFoundError(f"{sweep_dir} is not a folder. Name the --output_dir of a DomainBed sweep.")
     sweep = Sweep()
     for file in sorted(sweep_dir.glob("*/results.jsonl")):
-        before = sweep.num_records
-        is_done = (file.parent / "done").is_file()
-        _read_folder(file, is_done, sweep)
-        if sweep.num_records == before:
-            sweep.empty.append(file.parent.name)
-        elif not is_done:
-            sweep.unfinished.append(file.parent.name)
+        try:
+            _read_folder(file, sweep)
+        except Broken as fault:
+            sweep.broken.append(f"{file.parent.name} ({fault})")
     if not sweep.runs:
+        what = "only broken records" if sweep.broken else "no record"
+        first = f", such as of {sweep.broken[0]}" if sweep.broken else ""
         raise ValueError(
-            f"{sweep_dir} has no record in */results.jsonl. Name the --output_dir of a DomainBed sweep: the folder "
+            f"{sweep_dir} has {what} in */results.jsonl{first}. Name the --output_dir of a DomainBed sweep: the folder "
             "that holds one folder per run."
         )
     return sweep
 
 
-def _read_folder(file: Path, is_done: bool, sweep: Sweep) -> None:
-    run: DomainBedRun | None = None
-    for record in _records(file, sweep):
-        # Records of one file have the same arguments, but where two runs were sent to one folder.
-        if run is None or record["args"] != run.args:
-            identity = _identity(record["args"])
-            run = sweep.runs.setdefault(
-                identity_hash(identity),
-                DomainBedRun(identity, record["args"], record.get("hparams", {}), _num_domains(record)),
-            )
-            run.args = record["args"]
-            run.folders[file.parent.name] = None
-            run.is_done |= is_done
-        run.add(record)
-        sweep.num_records += 1
+def _read_folder(file: Path, sweep: Sweep) -> None:
+    """Take up all records of a folder, or none.
+
+    Raises:
+        Broken: one of them is.
+    """
+    name, is_done = file.parent.name, (file.parent / "done").is_file()
+    records, is_torn = _records(file)
+    runs: dict[str, DomainBedRun] = {}
+    parts: list[tuple[DomainBedRun, list[dict[str, Any]]]] = []
+    # Records of one file have the same arguments, but where two runs were sent to one folder.
+    for args, of in itertools.groupby(records, itemgetter("args")):
+        part, identity = list(of), _identity(args)
+        run_id = identity_hash(identity)
+        run = sweep.runs.get(run_id) or runs.get(run_id)
+        run = run or DomainBedRun(identity, args, part[0].get("hparams", {}), num_domains(part[0]))
+        for record in part:
+            if (number := num_domains(record)) != run.num_domains:
+                raise Broken(
+                    f"step {record['step']} has {number} environments, expected {run.num_domains} as the run's first"
+                )
+        runs[run_id] = run
+        parts.append((run, part))
+    sweep.runs |= runs
+    for run, part in parts:
+        run.take(part, name, is_done)
+    sweep.num_records += len(records)
+    if is_torn:
+        sweep.torn.append(name)
+    if not records:
+        sweep.empty.append(name)
+    elif not is_done:
+        sweep.unfinished.append(name)
 
 
-def _records(file: Path, sweep: Sweep) -> Iterator[dict[str, Any]]:
+def _records(file: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The whole records of a folder, and whether there are others.
+
+    Raises:
+        Broken: one is no record of DomainBed.
+    """
+    found = []
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            # Where a job was killed; in the middle of a file, if it was started again.
-            if file.parent.name not in sweep.torn[-1:]:
-                sweep.torn.append(file.parent.name)
-            continue
-        if lacking := _lacking(record):
-            raise ValueError(
-                f"{file}, line {number}: no record of DomainBed, it lacks {lacking}. Move that folder out of the "
-                "sweep, or name another sweep."
-            )
-        yield record
-
-
-def _lacking(record: Any) -> str:
-    """What a record needs and does not have, or nothing."""
-    if not isinstance(record, dict) or not isinstance(args := record.get("args"), dict):
-        return "args"
-    if lacking := [name for name, kind in _ARGUMENTS.items() if not isinstance(args.get(name), kind)]:
-        return f"args.{lacking[0]}"
-    if not isinstance(record.get("step"), int):
-        return "step"
-    number = _num_domains(record)
-    keys = [f"env{i}_{split}_acc" for i in range(max(1, number)) for split in SPLITS]
-    if lacking := [key for key in keys if not isinstance(record.get(key), int | float)]:
-        return lacking[0]
-    tested = args["test_envs"]
-    is_known = bool(tested) and all(isinstance(env, int) and 0 <= env < number for env in tested)
-    return "" if is_known else f"args.test_envs among 0 to {number - 1}"
-
-
-def _num_domains(record: Mapping[str, Any]) -> int:
-    number = 0
-    while f"env{number}_out_acc" in record:
-        number += 1
-    return number
+        if line.strip():
+            try:
+                found.append(parse(line))
+            except Broken as fault:
+                raise Broken(f"line {number}: {fault}") from fault
+    whole = [record for record in found if record is not None]
+    return whole, len(whole) < len(found)
 
 
 def _identity(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _identity(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _line(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as a line of evaluations.jsonl."""
-    _, names = dataset_names(record["args"]["dataset"], _num_domains(record))
+    _, names = dataset_names(record["args"]["dataset"], num_domains(record))
     values = {
         f"{split}/{domain}": record[f"env{i}_{split}_acc"] for i, domain in enumerate(names.domains) for split in SPLITS
     }

@@ -86,7 +86,7 @@ def _grid(sheet: Sheet, between: str) -> Grid:
     grid.add_column("method", overflow="fold")
     for name in sheet.columns:
         heading = name.replace("_", "_\n") if len(name) > HEADING else name
-        grid.add_column(heading, justify="right", overflow="fold")
+        grid.add_column(Text(heading), justify="right", overflow="fold")
     grid.add_column("found", justify="right")
     # Where one number of a column carries a sign, the others leave room for it.
     columns = zip(*(line.cells for line in sheet.lines), strict=True)
@@ -94,7 +94,7 @@ def _grid(sheet: Sheet, between: str) -> Grid:
     for line in sheet.lines:
         cells = [_text_cell(*pair, sheet.is_percent, between) for pair in zip(line.cells, signs, strict=True)]
         rank = "" if line.rank is None else str(line.rank)
-        grid.add_row(rank, line.method, *cells, Text(line.found, style="" if is_full(line) else "yellow"))
+        grid.add_row(rank, Text(line.method), *cells, Text(line.found, style="" if is_full(line) else "yellow"))
     return grid
 
 

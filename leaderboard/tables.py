@@ -108,11 +108,7 @@ def table(
     found = runs_under(runs)
     if protocol is not None:
         found = found.with_columns(pl.lit(value).alias(name) for name, value in _preset(protocol).reporting.items())
-    finished = found.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
-    if metric is not None:
-        check_metric(finished, metric)
-    rows = record.read(finished, {*finished["score"], *([metric] if metric else [])})
-    made = make_tables(found, rows, chooser, metric)
+    made = make_tables(found, evaluations(found, metric), chooser, metric)
     if published:
         made = _with_published(made, criterion)
     if format == "text":
@@ -131,11 +127,30 @@ def runs_under(paths: Paths) -> pl.DataFrame:
     """
     found = record.runs(paths)
     if found.is_empty():
-        where = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
         if record.kinds(paths):
-            raise ValueError(f"Under {where} are adaptations, no trained runs. dgbench.adaptations ranks them.")
-        raise ValueError(f"No runs under {where}. Name the runs_dir of a sweep, or let it begin.")
+            raise ValueError(
+                f"Under {where(paths)} are adaptations, no trained runs. dgbench table ranks them, in Python "
+                "dgbench.adaptations; dgbench plot adaptation draws them."
+            )
+        raise ValueError(f"No runs under {where(paths)}. Name the runs_dir of a sweep, or let it begin.")
     return found
+
+
+def where(paths: Paths) -> str:
+    """Some folders, for sentences."""
+    return ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
+
+
+def evaluations(runs: pl.DataFrame, metric: str | None) -> pl.DataFrame:
+    """What `dgbench.record.read` gives of those runs that a table uses, by their score and perhaps another metric.
+
+    Raises:
+        UnknownName: some dataset of these runs was not evaluated by that metric.
+    """
+    used = runs.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
+    if metric is not None:
+        check_metric(used, metric)
+    return record.read(used, {*used["score"], *([metric] if metric else [])})
 
 
 def _with_published(made: Table, criterion: str) -> Table:

@@ -88,6 +88,25 @@ class Otherwise(Healthy):
         return super().adapt(x) + torch.arange(3.0)
 
 
+class Elsewhere(Healthy):
+    """Names a baseline that reads the source, and is not what it equals."""
+
+    baseline = Baseline("eata", {"lr": 123.0})
+
+
+class Unbatched(Otherwise):
+    """Takes no batch norm, which is all that its baseline adapts: it is not the source either."""
+
+    needs = Needs(norms=("group",))
+    baseline = Baseline("bn_adapt", {"lr": 0.0})
+
+
+class Incomparable(Healthy):
+    """Names a baseline that takes none of its models."""
+
+    baseline = Baseline("drm_select", {"lr": 0.0})
+
+
 class Sociable(Healthy):
     """Cannot do with a single example, and does not say so."""
 
@@ -111,6 +130,23 @@ class Fragile(Healthy):
         return logits.detach()
 
 
+class Patient(Healthy):
+    """Is finite until it has collected 64 images, of which it then divides by the spread of the first pixel."""
+
+    def prepare(self, source):
+        super().prepare(source)
+        self.pixels = torch.zeros(0)
+
+    def adapt(self, x):
+        self.pixels = torch.cat([self.pixels, x[:, 0, 0, 0]])
+        if len(self.pixels) >= 64:
+            with torch.no_grad():
+                self.bias += 0 / self.pixels.std(correction=0)
+        return super().adapt(x)
+
+    baseline = None
+
+
 class Secret(Healthy):
     """Changes what it does not name."""
 
@@ -130,8 +166,16 @@ BROKEN: list[tuple[str, type[Adapter], str]] = [
     ("resets", Outside, "Outside answers the same stream otherwise the second time"),
     ("predicts_without_trace", Curious, "predict of Curious changes seen"),
     ("falls_back", Otherwise, "Otherwise with {'lr': 0.0} differs from source by"),
+    ("falls_back", Elsewhere, "Elsewhere with {'lr': 123.0} differs from eata by"),
+    ("falls_back", Unbatched, r"Unbatched with {'lr': 0.0} differs from bn_adapt by .*norm=group"),
+    (
+        "falls_back",
+        Incomparable,
+        "drm_select takes no model of Incomparable's, expected .*: DRMSelect adapts models trained by drm",
+    ),
     ("takes_one", Sociable, "Sociable answers NaN or infinity .* a batch of one"),
     ("stays_finite", Fragile, "becomes NaN .* constant images|answers NaN"),
+    ("stays_finite", Patient, "Patient answers NaN or infinity .* constant images"),
     ("names_what_it_adapts", Secret, r"Secret changes network\.head\.weight"),
 ]
 
@@ -139,7 +183,7 @@ BROKEN: list[tuple[str, type[Adapter], str]] = [
 class Demanding(Healthy):
     """Needs everything a model or a stream may lack."""
 
-    needs = Needs(source=True, composite=True, norms=("group",), images=True, batch_size=2)
+    needs = Needs(source=True, composite=True, norms=("group",), images=True)
 
     def prepare(self, source):
         super().prepare(source)

@@ -54,15 +54,19 @@ def lines(ax, **wanted):
     return [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in found]
 
 
-def make_adaptation(runs_dir: Path, adapter: str, trial: int, blocks, *, status="complete", **columns) -> None:
+def make_adaptation(
+    runs_dir: Path, adapter: str, trial: int, blocks, *, status="complete", late=False, **columns
+) -> None:
     """Write one adaptation.
 
     Args:
         runs_dir: where.
         adapter: its name.
         trial: of the source run.
-        blocks: [(domain, examples per batch, right answers per batch or None)].
+        blocks: [(domain, examples per batch, right answers per batch or None)]; where the score is rmse, squared
+            errors in their place.
         status: of the adaptation.
+        late: whether it answers after its update.
         columns: instead of the standard ones.
     """
     said = {
@@ -77,10 +81,12 @@ def make_adaptation(runs_dir: Path, adapter: str, trial: int, blocks, *, status=
     folder.create()
     identity = {"adapter": {"name": adapter, "version": 1, "hparams": {}}}
     facts = {"schema": SCHEMA, "kind": "adapt", "status": status, "columns": said, "seconds_per_batch": 0.1}
+    facts["answers"] = "after" if late else "before"
     folder.write(**facts, run_id=identity_hash(said), identity=identity)
     position, text = 0, ""
     for domain, n, correct in blocks:
-        curve = {"n": n, "seconds": [0.1] * len(n), **({} if correct is None else {"correct": correct})}
+        name = "squared_error" if said["score"] == "rmse" else "correct"
+        curve = {"domain": domain, "n": n, "seconds": [0.1] * len(n), **({} if correct is None else {name: correct})}
         where = {"step": position, "weights": "adapted", "phase": "stream", "round": 0, "position": position}
         line = {**where, "values": {}, "n": {f"stream/{domain}": sum(n)}, "curve": curve}
         text += json.dumps(line) + "\n"

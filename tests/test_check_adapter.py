@@ -100,14 +100,11 @@ def test_an_unmet_need_is_a_sentence(needs, text, model, monkeypatch):
         build_adapter(Healthy, model)
 
 
-def test_inputs_and_batches_that_do_not_do_are_refused(model, monkeypatch):
+def test_inputs_that_are_no_images_are_refused(monkeypatch):
     flat = build_algorithm("erm", task=Task("classification", 3), network=build_network("mlp", (5,), 3), num_domains=2)
-    monkeypatch.setattr(Healthy, "needs", Needs(images=True, batch_size=4))
+    monkeypatch.setattr(Healthy, "needs", Needs(images=True))
     with pytest.raises(ValueError, match=r"needs images \(C, H, W\), got inputs of \(5,\)"):
         build_adapter(Healthy, flat)
-    adapting = build_adapter(Healthy, model)
-    with pytest.raises(ValueError, match=r"Healthy needs batches of at least 4 examples, got 3. Raise batch_size"):
-        adapting.step(inputs(3))
 
 
 def test_names_that_do_not_exist_are_refused(model):

@@ -132,6 +132,18 @@ def test_severity_family_images_and_seeds_are_checked():
         corrupt(x, "fog", 1, [1])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pixel", [torch.nan, torch.inf])
+def test_an_image_that_is_not_finite_becomes_nan_and_the_others_what_they_were(family, pixel):
+    x = images(3, height=32)
+    broken = x.clone()
+    broken[1, 0, 4, 5] = pixel
+    got, clean = corrupt(broken, family, 3, [1, 2, 3]), corrupt(x, family, 3, [1, 2, 3])
+    assert got[1].isnan().all()
+    assert torch.equal(got[[0, 2]], clean[[0, 2]])
+    assert not broken[1, 0, 4, 5].isfinite()
+
+
 def test_draws_are_each_generators_own():
     draws = fields.Draws([5, 6])
     first = draws.normal(3)

@@ -64,6 +64,11 @@ class ARM(Algorithm):
         super().__init__(task, network.rebuild(input_shape=(C + 1, H, W)), num_domains, optim, hp)
         self.context = context_network(C, network.normalise)
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        C, H, W = self.network.input_shape
+        return C - 1, H, W
+
     def outputs(self, batch: Batch) -> Tensor:
         """The network's answer for a batch whose rows are groups, (D, B, C)."""
         D, B = batch.x.shape[:2]

@@ -37,7 +37,7 @@ class HParams:
     threshold: float = hparam(
         0.1, choices(0.0, 0.25, 0.75, 1.1), "least confidence of an example that is added, beta; above 1: none is"
     )
-    max_added: int | None = hparam(
+    max_added: int = hparam(
         0, fixed(0), "most examples that were added; the oldest go first, the source's never; 0: no bound"
     )
     epsilon: float = hparam(
@@ -59,7 +59,7 @@ class HParams:
         if self.temperature <= 0:
             raise ValueError(f"adapter.temperature={self.temperature:g}, expected more than 0.")
         for name in ("max_added", "lr_multiplier"):
-            if (getattr(self, name) or 0) < 0:
+            if getattr(self, name) < 0:
                 raise ValueError(f"adapter.{name}={getattr(self, name):g}, expected 0 or more.")
 
 
@@ -83,6 +83,7 @@ class AdaNPC(Adapter):
         self.num_added = 0
         if self.hp.adapts_norm:
             self.norm = nn.BatchNorm1d(keys.shape[1]).to(keys).eval()
+            self.algorithm.add_module("feature_norm", self.norm)  # a part of the model that is adapted
             optim = self.algorithm.optim
             lr = self.hp.lr_multiplier * (optim.lr or 0.0)
             self.optimizer = torch.optim.Adam(self.norm.parameters(), lr=lr, weight_decay=optim.weight_decay or 0.0)

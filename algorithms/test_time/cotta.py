@@ -25,6 +25,7 @@ from dgbench.hparams import choices, fixed, hparam
 
 from ._augment import augment, check_copies
 from ._norms import batch_statistics, replace_batch_norms
+from ._parts import check_updates, parameters_of
 
 
 @dataclass(kw_only=True)
@@ -47,6 +48,7 @@ class HParams:
             if not 0 <= value <= 1:
                 raise ValueError(f"adapter.{name}={value:g}, expected a share. Set it in [0, 1].")
         check_copies(self.num_augmentations)
+        check_updates(self.num_updates)
 
 
 class CoTTA(Adapter):
@@ -60,7 +62,9 @@ class CoTTA(Adapter):
         replace_batch_norms(self.algorithm, batch_statistics)
         self.teacher = copy.deepcopy(self.algorithm)
         self.anchor = Constant(copy.deepcopy(self.algorithm))  # the source model, never changed
-        weights = [p for name, p in self.algorithm.named_parameters() if name.rpartition(".")[2] in ("weight", "bias")]
+        is_read = {id(p) for p in parameters_of(self.algorithm, "all")}
+        named = [(name.rpartition(".")[2], p) for name, p in self.algorithm.named_parameters() if id(p) in is_read]
+        weights = [p for name, p in named if name in ("weight", "bias")]
         for weight in weights:
             weight.requires_grad_()
         self.optimizer = torch.optim.Adam(weights, lr=self.hp.lr)

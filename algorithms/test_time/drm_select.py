@@ -37,7 +37,10 @@ class HParams:
     """Hyper-parameters of DRM at test time."""
 
     gamma: float = hparam(
-        1.0, choices(-1.0, 0.0, 0.5, 1.0, 5.0), "weights are entropy^-gamma; -1 or inf: the surest head alone"
+        1.0,
+        choices(-1.0, 0.0, 0.5, 1.0, 5.0),
+        "weights are entropy^-gamma; -1 or inf: the surest head alone",
+        may_be_infinite=True,
     )
     heads: str = hparam(
         "all",

@@ -28,6 +28,7 @@ from dgbench.hparams import choices, fixed, hparam
 from ._augment import check_copies
 from ._augmix import augmix
 from ._norms import replace_batch_norms
+from ._parts import parameters_of
 
 
 @dataclass(kw_only=True)
@@ -54,14 +55,15 @@ class MEMO(Adapter):
 
     def prepare(self, source: Source | None) -> None:
         replace_batch_norms(self.algorithm, partial(source_share, self.hp.prior))
-        self.algorithm.requires_grad_()
+        for weight in parameters_of(self.algorithm, "all"):
+            weight.requires_grad_()
 
     def adapt(self, x: Tensor) -> Tensor:
         return torch.cat([self.alone(image) for image in x])
 
     def alone(self, image: Tensor) -> Tensor:
         """The answer to one image (C, H, W) after a step of its own, (1, C)."""
-        weights = dict(self.algorithm.named_parameters())
+        weights = {name: p for name, p in self.algorithm.named_parameters() if p.requires_grad}
         loss = marginal_entropy(self.logits(augmix(image, self.hp.num_augmentations)))
         grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
         with torch.no_grad():

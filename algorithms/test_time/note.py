@@ -5,8 +5,8 @@ NeurIPS 2022. https://arxiv.org/abs/2208.05117
 
 Needs a model that was trained with `network.norm=instance_aware`. The entropy is in nats. Differs from the authors'
 code: theirs is divided by the number of classes as well, which hardly matters to Adam, and has a constant within the
-logarithm; a stream that ends before the first update is never learned from, where theirs makes one at its end; and
-dropout is off.
+logarithm; a stream that ends before the first update is never learned from, where theirs makes one at its end;
+dropout is off; and images whose answers or statistics are not finite leave no trace.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dgbench.adapter import NORMS, Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, fixed, hparam
 
 from ._memories import ReservoirMemory
-from ._norms import entropy
+from ._norms import affine_parameters, are_finite, entropy, put_back, statistics_of
 
 
 @dataclass(kw_only=True)
@@ -51,11 +51,17 @@ class NOTE(Adapter):
         self.norms = tuple(batch_norms(self.algorithm))
         for norm in self.norms:
             norm.momentum = self.hp.momentum
-            norm.requires_grad_()
-        self.optimizer = torch.optim.Adam([p for norm in self.norms for p in norm.parameters()], lr=self.hp.lr)
-        example = self.algorithm.network.normalise.mean.new_zeros(self.algorithm.network.input_shape)
-        self.memory = ReservoirMemory(self.hp.memory_size, self.task.num_classes, example)
+        weights = affine_parameters(self.algorithm, self.norms)
+        for weight in weights:
+            weight.requires_grad_()
+        self.optimizer = torch.optim.Adam(weights, lr=self.hp.lr)
+        self.memory = self.empty_memory()
         self.num_seen = 0
+
+    def empty_memory(self) -> ReservoirMemory:
+        """The memory before the stream."""
+        example = self.algorithm.network.normalise.mean.new_zeros(self.algorithm.input_shape)
+        return ReservoirMemory(self.hp.memory_size, self.task.num_classes, example)
 
     def adapt(self, x: Tensor) -> Tensor:
         answers = []
@@ -65,20 +71,29 @@ class NOTE(Adapter):
             images, x = x[:num], x[num:]
             with torch.no_grad():
                 answers.append(self.logits(images))  # (<= num, C)
-            for image, label in zip(images, answers[-1].argmax(1).tolist(), strict=True):
+            is_sound = entropy(answers[-1]).isfinite()  # (<= num,)
+            for image, label in zip(images[is_sound], answers[-1][is_sound].argmax(1).tolist(), strict=True):
                 self.memory.add(image, label)
             self.num_seen += len(images)
-            if self.num_seen % self.hp.update_every == 0:
+            if self.num_seen % self.hp.update_every == 0 and len(self.memory) > 0:
                 self.update()
         return torch.cat(answers)  # (N, C)
 
     def update(self) -> None:
-        """One step on the memory, whose statistics the batch norms also take in."""
+        """One step on the memory, whose statistics the batch norms also take in.
+
+        Where the memory has no finite loss and statistics, it is emptied instead.
+        """
+        statistics = statistics_of(self.norms)
         for norm in self.norms:
             norm.train()
         loss = entropy(self.logits(self.memory.images)).mean()  # ()
         for norm in self.norms:
             norm.eval()
+        if not are_finite([loss, *statistics_of(self.norms)]):
+            put_back(self.norms, statistics)
+            self.memory = self.empty_memory()
+            return
         self.descend(loss, self.optimizer)
 
 

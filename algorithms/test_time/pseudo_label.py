@@ -22,7 +22,7 @@ from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, fixed, hparam
 from dgbench.registry import UnknownName
 
-from ._parts import SCOPES, adam, parameters_of
+from ._parts import SCOPES, adam, check_updates, trainable_parameters
 
 
 @dataclass(kw_only=True)
@@ -37,6 +37,7 @@ class HParams:
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise UnknownName("adapter.scope", self.scope, SCOPES)
+        check_updates(self.num_updates)
 
 
 class PseudoLabel(Adapter):
@@ -52,7 +53,7 @@ class PseudoLabel(Adapter):
                 f"adapter.scope={self.hp.scope} needs predictions that are made from features, which those of "
                 f"{type(self.algorithm).__name__} are not. Use scope=all."
             )
-        weights = parameters_of(self.algorithm, self.hp.scope)
+        weights = trainable_parameters(self.algorithm, self.hp.scope, "Use adapter.scope=all.")
         self.optimizer = adam(self.algorithm, weights, self.hp.lr_factor)
 
     def adapt(self, x: Tensor) -> Tensor:

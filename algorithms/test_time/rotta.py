@@ -3,25 +3,27 @@
 Yuan, Xie, Li. Robust Test-Time Adaptation in Dynamic Scenarios. CVPR 2023. https://arxiv.org/abs/2303.13899
 
 Batch norms use running statistics, which the memory moves (robust batch norm). Differs from the authors' code: dropout
-is off, and the entropy has no constant within the logarithm.
+is off, the entropy has no constant within the logarithm, and images whose answers or statistics are not finite leave
+no trace.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgbench.adapter import NORMS, Adapter, Baseline, Needs, Source
+from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.algorithm import Algorithm
 from dgbench.hparams import choices, fixed, hparam
 
 from ._augment import augment
 from ._memories import TimelyMemory
-from ._norms import entropy
+from ._norms import OtherBatchNorm, affine_parameters, are_finite, entropy, put_back, replace, statistics_of
 
 
 @dataclass(kw_only=True)
@@ -56,34 +58,49 @@ class RoTTA(Adapter):
     baseline = Baseline("source", {"lr": 0.0, "momentum": 0.0})
 
     def prepare(self, source: Source | None) -> None:
-        replace_by_robust_norms(self.algorithm, self.hp.momentum)
-        for norm in robust_norms(self.algorithm):
-            norm.requires_grad_()
+        replace(self.algorithm, lambda norm: RobustBatchNorm(norm, self.hp.momentum).eval())
+        for weight in affine_parameters(self.algorithm, robust_norms(self.algorithm)):
+            weight.requires_grad_()
         self.student: Algorithm = copy.deepcopy(self.algorithm)
         self.optimizer = torch.optim.Adam(weights_of(self.student), lr=self.hp.lr)
-        example = self.algorithm.network.normalise.mean.new_zeros(self.algorithm.network.input_shape)
-        weights = self.hp.age_weight, self.hp.uncertainty_weight
-        self.memory = TimelyMemory(self.hp.memory_size, self.task.num_classes, example, *weights)
+        self.memory = self.empty_memory()
         self.num_seen = 0
+
+    def empty_memory(self) -> TimelyMemory:
+        """The memory before the stream."""
+        example = self.algorithm.network.normalise.mean.new_zeros(self.algorithm.input_shape)
+        weights = self.hp.age_weight, self.hp.uncertainty_weight
+        return TimelyMemory(self.hp.memory_size, self.task.num_classes, example, *weights)
 
     def adapt(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             logits = self.logits(x)  # (N, C)
         for image, label, uncertainty in zip(x, logits.argmax(1).tolist(), entropy(logits).tolist(), strict=True):
-            self.memory.add(image, label, uncertainty)
+            if math.isfinite(uncertainty):
+                self.memory.add(image, label, uncertainty)
             self.num_seen += 1
-            if self.num_seen % self.hp.update_every == 0:
+            if self.num_seen % self.hp.update_every == 0 and len(self.memory) > 0:
                 self.update()
         return logits
 
     def update(self) -> None:
-        """One step of the student towards the teacher, and one of the teacher towards the student."""
+        """One step of the student towards the teacher, and one of the teacher towards the student.
+
+        Where the memory has no finite loss and statistics, it is emptied instead.
+        """
+        norms = [*robust_norms(self.algorithm), *robust_norms(self.student)]
+        statistics = statistics_of(norms)
         images = self.memory.images  # (N, *input_shape)
         with torch.no_grad():
             targets = self.two_classes(renewed(self.algorithm, images)).softmax(1)  # (N, C)
         logits = self.two_classes(renewed(self.student, augment(images, "hard")))  # (N, C)
         weights = timeliness(self.memory.ages, self.hp.memory_size).to(logits)  # (N,)
-        self.descend((weights * F.cross_entropy(logits, targets, reduction="none")).mean(), self.optimizer)
+        loss = (weights * F.cross_entropy(logits, targets, reduction="none")).mean()  # ()
+        if not are_finite([loss, *statistics_of(norms)]):
+            put_back(norms, statistics)
+            self.memory = self.empty_memory()
+            return
+        self.descend(loss, self.optimizer)
         with torch.no_grad():
             for weight, learned in zip(weights_of(self.algorithm), weights_of(self.student), strict=True):
                 weight.lerp_(learned, self.hp.teacher_rate)
@@ -98,7 +115,7 @@ def timeliness(ages: Tensor, memory_size: int) -> Tensor:
     return (-ages / memory_size).sigmoid()
 
 
-class RobustBatchNorm(nn.Module):
+class RobustBatchNorm(OtherBatchNorm):
     """Batch norm by running statistics that in training take the batch in before they normalise it (RBN).
 
     Args:
@@ -106,35 +123,17 @@ class RobustBatchNorm(nn.Module):
         momentum: the batch's share in the next statistics.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, momentum: float):
-        super().__init__()
-        self.weight, self.bias, self.eps, self.momentum = norm.weight, norm.bias, norm.eps, momentum
-        self.register_buffer("running_mean", norm.running_mean)
-        self.register_buffer("running_var", norm.running_var)
+        super().__init__(norm)
+        self.momentum = momentum
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised activations, (N, C) or (N, C, H, W)."""
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        var, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)  # (C,)
-        mean = (1 - self.momentum) * self.running_mean + self.momentum * mean
-        var = (1 - self.momentum) * self.running_var + self.momentum * var
+            return self.by_constants(x, self.running_mean, self.running_var)
+        mean, var = self.mixed(x, 1 - self.momentum, self.momentum)
         self.running_mean, self.running_var = mean.detach(), var.detach()
-        # Written out: that of torch gives no gradient to the statistics it is handed.
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        normalised = (x - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
-        return normalised if self.weight is None else normalised * self.weight.view(shape) + self.bias.view(shape)
-
-
-def replace_by_robust_norms(module: nn.Module, momentum: float) -> None:
-    """Put a `RobustBatchNorm` in the place of every batch norm of `module`, in evaluation mode."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) in NORMS["batch"]:
-                setattr(parent, name, RobustBatchNorm(child, momentum).eval())  # type: ignore[arg-type]
+        return self.by(x, mean, var)
 
 
 def robust_norms(model: nn.Module) -> list[RobustBatchNorm]:

@@ -22,7 +22,7 @@ from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, hparam
 
 from ._norms import entropy
-from ._parts import adam, parameters_of
+from ._parts import adam, check_updates, trainable_parameters
 
 
 @dataclass(kw_only=True)
@@ -31,6 +31,9 @@ class HParams:
 
     lr_factor: float = hparam(1.0, choices(0.1, 1.0, 10.0), "Adam's learning rate in units of training's, alpha")
     num_updates: int = hparam(1, choices(1, 3), "updates per batch, gamma")
+
+    def __post_init__(self) -> None:
+        check_updates(self.num_updates)
 
 
 class SHOTIM(Adapter):
@@ -41,7 +44,7 @@ class SHOTIM(Adapter):
     baseline = Baseline("source", {"lr_factor": 0.0})
 
     def prepare(self, source: Source | None) -> None:
-        weights = parameters_of(self.algorithm, "featurizer")
+        weights = trainable_parameters(self.algorithm, "featurizer", "Adapt a model of a network with stages.")
         self.optimizer = adam(self.algorithm, weights, self.hp.lr_factor)
 
     def adapt(self, x: Tensor) -> Tensor:

@@ -67,7 +67,12 @@ class T3A(Adapter):
         return self.algorithm.features(x) @ self.prototypes()
 
     def remember(self, features: Tensor, labels: Tensor, entropies: Tensor) -> None:
-        """Take a batch (N, F) into the supports, and keep those of lowest entropy."""
+        """Take a batch (N, F) into the supports, and keep those of lowest entropy.
+
+        What has no finite length or entropy has no direction, and would be the most certain of all.
+        """
+        is_sound = features.norm(dim=1).isfinite() & entropies.isfinite()  # (N,)
+        features, labels, entropies = features[is_sound], labels[is_sound], entropies[is_sound]
         supports = torch.cat([self.supports, features])
         labels, entropies = torch.cat([self.labels, labels]), torch.cat([self.entropies, entropies])
         if self.hp.num_supports != -1:

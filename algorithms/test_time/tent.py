@@ -18,7 +18,7 @@ from dgbench.adapter import Adapter, Baseline, Needs, Source
 from dgbench.hparams import choices, hparam
 
 from ._norms import affine_parameters, batch_statistics, entropy, replace_batch_norms
-from ._parts import parameters_of
+from ._parts import check_updates
 
 
 @dataclass(kw_only=True)
@@ -27,6 +27,9 @@ class HParams:
 
     lr: float = hparam(1e-3, choices(1e-5, 1e-4, 1e-3, 1e-2), "learning rate of Adam")
     num_updates: int = hparam(1, choices(1, 3, 10), "updates per batch")
+
+    def __post_init__(self) -> None:
+        check_updates(self.num_updates)
 
 
 class Tent(Adapter):
@@ -38,9 +41,7 @@ class Tent(Adapter):
 
     def prepare(self, source: Source | None) -> None:
         replace_batch_norms(self.algorithm, batch_statistics)
-        # A model may hold networks that no prediction reads, as ERM++ holds the one that it trained.
-        is_read = {id(p) for p in parameters_of(self.algorithm, "all")}
-        weights = [p for p in affine_parameters(self.algorithm) if id(p) in is_read]
+        weights = affine_parameters(self.algorithm)
         for weight in weights:
             weight.requires_grad_()
         self.optimizer = torch.optim.Adam(weights, lr=self.hp.lr)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from dgbench import record
-from dgbench.cells import CELL, METHOD, TABLE, coverage, with_cells
+from dgbench.cells import CELL, TABLE, TRIAL, coverage, with_cells
 from dgbench.registry import UnknownName
 from dgbench.selection import LOWER_IS_BETTER, selection
 
-from .. import notes
-from ..aggregate import method_names
-from ..tables import IN_PERCENT, check_metric
+from .. import notes, tables
+from ..aggregate import named
+from ..tables import IN_PERCENT, evaluations, runs_under
 
 if TYPE_CHECKING:
     from . import Request
@@ -36,11 +34,8 @@ def results(request: Request, per_run: bool = False) -> pl.DataFrame:
         per_run: every finished run is chosen from by itself, instead of all runs of a cell.
     """
     chooser = selection(request.criterion)
-    found = _wanted(record.runs(request.runs), request)
-    finished = found.filter(pl.col("status").is_in(record.FINISHED) | pl.col("use_unfinished"))
-    if request.metric is not None:
-        check_metric(finished, request.metric)
-    rows = record.read(finished, {*finished["score"], *([request.metric] if request.metric else [])})
+    found = _wanted(request)
+    rows = evaluations(found, request.metric)
     covered = coverage(found)
     if per_run:
         # A run that has no rival in its cell is chosen, at the step that is best within it.
@@ -52,15 +47,11 @@ def results(request: Request, per_run: bool = False) -> pl.DataFrame:
     facts = with_cells(found).group_by(TABLE).agg(pl.col("protocol", "network", "dataset_domains", "score").first())
     facts = facts.sort(TABLE).with_row_index("panel")
     facts = facts.with_columns(title=pl.Series(titles(facts)), metric=pl.lit(request.metric, dtype=pl.String))
-    names = method_names(covered.select(METHOD).unique().sort(METHOD).iter_rows())
-    named = pl.struct(METHOD).map_elements(lambda row: names[tuple(row[key] for key in METHOD)], pl.String)
     domains = pl.col("dataset_domains").str.split(" ")
     made = (
         cells.join(facts.select(*TABLE, "panel", "title", "metric", "score", "dataset_domains"), on=TABLE)
         .join(found.select("run_id", "seconds", "peak_memory"), on="run_id", how="left")
-        .with_columns(
-            method=named, trial=pl.format("{}/{}", "trial_seed", "data_seed"), metric=pl.coalesce("metric", "score")
-        )
+        .with_columns(method=named(covered), trial=pl.format("{}/{}", *TRIAL), metric=pl.coalesce("metric", "score"))
     )
     order = (
         facts.select("panel", test_domain=domains)
@@ -77,9 +68,8 @@ _COLUMNS = (
 )
 
 
-def _wanted(found: pl.DataFrame, request: Request) -> pl.DataFrame:
-    if found.is_empty():
-        raise ValueError(f"No runs under {where(request)}. Name the runs_dir of a sweep, or let it begin.")
+def _wanted(request: Request) -> pl.DataFrame:
+    found = runs_under(request.runs)
     check(request.dataset, found["dataset"].unique().sort(), "dataset of these runs")
     return found.filter(pl.col("dataset").is_in(request.dataset)) if request.dataset else found
 
@@ -107,7 +97,7 @@ def check(names: Iterable[str], known: pl.Series, what: str) -> None:
 
 def where(request: Request) -> str:
     """The folders of a request, for sentences."""
-    return ", ".join(map(str, [request.runs] if isinstance(request.runs, str | Path) else request.runs))
+    return tables.where(request.runs)
 
 
 def titles(facts: pl.DataFrame) -> list[str]:

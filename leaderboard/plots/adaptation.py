@@ -1,11 +1,13 @@
 """Adapters over the batches of a stream, beside the unadapted model.
 
-Single batches are small: a curve is the accuracy over the last few batches, counted anew where a domain begins.
+Single batches are small: a curve is the accuracy, or the RMSE, over the last few batches, counted anew where a domain
+begins.
 """
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from dgbench import record
 
 from ..adaptation import BASELINE, TABLE, adapter_names
+from ..adapted_rows import facts_of
+from ..adapted_text import AFTER
 from ._panels import OTHERS, entries, grid, head, legend
 from ._results import check, where
 from ._style import FAINT, Picture, Style, styles
@@ -35,16 +39,17 @@ def frame(request: Request) -> pl.DataFrame:
 
     Columns: panel (a model and a kind of stream), title, method (the adapter), trial, stream (which of the trial's, by
     its test domains and seed), block (number of the domain's visit in the stream), domain, batch (number in the
-    stream), correct, n.
+    stream), n, total (right answers among these, or the sum of their squared errors), is_error (which of the two), late
+    (whether the adapter answers after its update).
 
     Raises:
         UnknownName: a dataset or adapter that is not there.
-        ValueError: there is no complete adaptation, or none of classification.
+        ValueError: there is no complete adaptation with a curve.
     """
     rows = [row for folder in record.find(request.runs) for row in _batches(folder)]
     if not rows:
         raise ValueError(
-            f"{where(request)} holds no complete adaptation of a classifier: curves count right answers. "
+            f"{where(request)} holds no complete adaptation with the errors of each batch. "
             "Make some with dgbench adapt -m, and name their folder."
         )
     found = pl.DataFrame(rows, infer_schema_length=None).unique(["run_id", "batch"], maintain_order=True)
@@ -63,7 +68,7 @@ def frame(request: Request) -> pl.DataFrame:
         part.with_columns(panel=pl.lit(panel), title=pl.lit(title))
         for panel, (part, title) in enumerate(zip(parts, titles, strict=True))
     )
-    columns = ("panel", "title", "method", "trial", "stream", "block", "domain", "batch", "correct", "n")
+    columns = ("panel", "title", "method", "trial", "stream", "block", "domain", "batch", "n", *_COUNTED)
     found = found.with_columns(stream=pl.format("{}/{}/{}", "train_domains", "test_domains", "seed"))
     return found.select(columns).sort("panel", "method", "trial", "stream", "batch")
 
@@ -90,21 +95,18 @@ def _batches(folder: record.RunFolder) -> list[dict[str, Any]]:
     said = folder.read() or {}
     if said.get("kind") != "adapt" or said["status"] != "complete":
         return []
-    columns = said["columns"]
-    adapter = said["identity"]["adapter"]
-    facts = {
-        **columns,
-        "num_train": len(columns["train_domains"].split()),
-        "adapter_options": json.dumps({**adapter["hparams"], "version": adapter["version"]}),
-        "run_id": said["run_id"],
-    }
+    facts = facts_of(said)
     made = []
-    lines = [line for line in folder.lines() if "correct" in line.get("curve", {})]
+    lines = [line for line in folder.lines() if {"correct", "squared_error"} & line.get("curve", {}).keys()]
     for block, line in enumerate(sorted(lines, key=lambda line: line["position"])):
-        domain = next(iter(line["n"])).split("/")[1]
-        counts = zip(line["curve"]["correct"], line["curve"]["n"], strict=True)
-        for batch, (correct, n) in enumerate(counts, line["position"]):
-            made.append({**facts, "block": block, "domain": domain, "batch": batch, "correct": correct, "n": n})
+        curve = line["curve"]
+        # Older files name the domain in the line alone.
+        domain = curve.get("domain") or next(iter(line["n"])).split("/")[1]
+        own = {"block": block, "domain": domain, "is_error": "squared_error" in curve, "late": said["answers"] == AFTER}
+        totals = zip(curve.get("correct") or curve["squared_error"], curve["n"], strict=True)
+        for batch, (total, n) in enumerate(totals, line["position"]):
+            # JSON has null for NaN.
+            made.append({**facts, **own, "batch": batch, "n": n, "total": math.nan if total is None else float(total)})
     return made
 
 
@@ -115,10 +117,10 @@ def window(panel: pl.DataFrame) -> int:
 
 
 def curves(panel: pl.DataFrame) -> pl.DataFrame:
-    """Per method and batch the mean over trials of the accuracy over the last batches, and its standard error.
+    """Per method and batch the mean over trials of the accuracy or RMSE over the last batches, and its standard error.
 
-    The accuracy of a trial is the mean over its streams, of the batches that all of them have. A trial that lacks a
-    stream is left out.
+    That of a trial is the mean over its streams, of the batches that all of them have. A trial that lacks a stream is
+    left out.
 
     Columns: method, batch, mean, se (null for one trial), num_trials.
     """
@@ -130,17 +132,18 @@ def curves(panel: pl.DataFrame) -> pl.DataFrame:
         total = pl.col(name).cum_sum()
         return (total - total.shift(size, fill_value=0)).over(visit)
 
+    share = last("total") / last("n")
     return (
         panel.sort("batch")
-        .with_columns(accuracy=last("correct") / last("n"))
+        .with_columns(value=pl.when("is_error").then(share.sqrt()).otherwise(share))
         .group_by("method", "trial", "batch")
-        .agg(pl.col("accuracy").sort_by("stream").mean(), found=pl.len())
+        .agg(pl.col("value").sort_by("stream").mean(), found=pl.len())
         .filter(pl.col("found") == streams)
         .sort("method", "batch", "trial")
         .group_by("method", "batch", maintain_order=True)
         .agg(
-            mean=pl.col("accuracy").mean(),
-            se=pl.col("accuracy").std(ddof=1) / pl.len().sqrt(),
+            mean=pl.col("value").mean(),
+            se=pl.col("value").std(ddof=1) / pl.len().sqrt(),
             num_trials=pl.len(),
         )
     )
@@ -166,30 +169,39 @@ def draw(frame: pl.DataFrame, request: Request) -> Picture:
     """
     panels = frame.partition_by("panel", maintain_order=True)
     lines = [curves(panel) for panel in panels]
-    means = (
-        pl.concat(lines).group_by("method").agg(pl.col("mean").mean()).sort("mean", "method", descending=[True, False])
-    )
+    signs = [-1 if panel["is_error"][0] else 1 for panel in panels]
+    best = pl.concat(line.with_columns(pl.col("mean") * sign) for line, sign in zip(lines, signs, strict=True))
+    means = best.group_by("method").agg(pl.col("mean").mean()).sort("mean", "method", descending=[True, False])
     order = means["method"].to_list()
     looks = styles(order, BASELINE if BASELINE in order else None)
     others = len(order) - len(looks)
-    sizes = sorted({window(panel) for panel in panels})
-    notes = [
-        f"Accuracy over the last {' or '.join(map(str, sizes))} batches of a domain, counted anew where one begins; "
-        "mean over trials of the mean over a trial's streams; bands: its standard error over trials."
-    ]
-    if all((line["num_trials"] < 2).all() for line in lines):
-        notes[0] = notes[0].replace("; bands: its standard error over trials", "; one trial: no bands")
+    measures = " or ".join(word for word, sign in (("accuracy", 1), ("RMSE", -1)) if sign in signs)
+    notes = list(_notes(frame, lines, measures))
     if others:
         notes.append(OTHERS)
     if BASELINE not in order:
         notes.append("The unadapted model is not there: dgbench adapt adapter=source.")
-    figure, axes = grid("Test accuracy of adapters over the stream", notes, len(panels), entries(looks, others))
+    figure, axes = grid(f"Test {measures} of adapters over the stream", notes, len(panels), entries(looks, others))
     for ax, panel, line in zip(axes, panels, lines, strict=True):
         _panel(ax, panel, line, looks, order)
     legend(figure, looks, others)
     return figure
 
 
+def _notes(frame: pl.DataFrame, lines: Sequence[pl.DataFrame], measures: str) -> Iterator[str]:
+    is_one = all((line["num_trials"] < 2).all() for line in lines)
+    bands = "one trial: no bands" if is_one else "bands: its standard error over trials"
+    sizes = " or ".join(map(str, sorted({window(panel) for panel in frame.partition_by("panel")})))
+    yield (
+        f"{measures[0].upper()}{measures[1:]} over the last {sizes} batches of a domain, counted anew where one "
+        f"begins; mean over trials of the mean over a trial's streams; {bands}."
+    )
+    late = frame.filter("late")["method"].unique().sort().to_list()
+    if late and set(late) < set(frame["method"]) - {BASELINE}:
+        yield f"After their update on a batch answer {', '.join(late)}; the others before it."
+
+
+_COUNTED = ("total", "is_error", "late")
 _DRAWN = ("batch", "mean", "se")
 
 
@@ -201,6 +213,8 @@ def _gaps(own: pl.DataFrame, starts: list[int]) -> list[int]:
 
 def _panel(ax: Axes, panel: pl.DataFrame, line: pl.DataFrame, looks: dict[str, Style], order: list[str]) -> None:
     visits = blocks(panel)
+    is_error = bool(panel["is_error"][0])
+    scale = 1 if is_error else 100
     starts = [first for first, _, _ in visits]
     for method in reversed(order):
         own, look = line.filter(method=method), looks.get(method)
@@ -208,7 +222,7 @@ def _panel(ax: Axes, panel: pl.DataFrame, line: pl.DataFrame, looks: dict[str, S
             continue
         # No line joins what was counted before and after a domain began.
         x, mean, se = (np.insert(own[name].to_numpy().astype(float), _gaps(own, starts), np.nan) for name in _DRAWN)
-        x, mean, se = x + 1, 100 * mean, 100 * se
+        x, mean, se = x + 1, scale * mean, scale * se
         if look is None:
             ax.plot(x, mean, color=FAINT, linewidth=0.5, alpha=0.6, zorder=1)
             continue
@@ -235,5 +249,5 @@ def _panel(ax: Axes, panel: pl.DataFrame, line: pl.DataFrame, looks: dict[str, S
         top.spines["top"].set_visible(False)
     head(ax, panel["title"][0])
     ax.set_xlabel("batch of the stream")
-    ax.set_ylabel("test accuracy in %")
+    ax.set_ylabel("test RMSE" if is_error else "test accuracy in %")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -72,7 +72,7 @@ def test_adaptations_are_compared_elsewhere(tmp_path: Path) -> None:
     run = tmp_path / make_run(tmp_path, [(0, make_scores("a", 0.5))])
     file = run / "run.json"
     file.write_text(file.read_text().replace('"kind": "train"', '"kind": "adapt"'))
-    with pytest.raises(ValueError, match=r"holds adaptations, expected trained runs\. dgbench table compares adapters"):
+    with pytest.raises(ValueError, match=r"are adaptations, no trained runs\. dgbench table ranks them, in Python"):
         compare(tmp_path, "erm")
 
 

@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -158,23 +157,6 @@ def test_names_are_those_of_our_components_and_all_of_domainbed_s() -> None:
     for name, of in ours.items():
         assert (of.domains, of.regime) == (datasets[name].card.domains, datasets[name].card.regime)
     assert names.dataset_names("PACS", 5)[1].domains == ("env0", "env1", "env2", "env3", "env4")
-
-
-BROKEN: dict[str, dict[str, Any]] = {
-    "args": {"args": None},
-    "args.trial_seed": {"args": {**one()[0]["args"], "trial_seed": None}},
-    "step": {"step": None},
-    "env0_in_acc": {"env0_in_acc": None},
-    "env3_out_acc": {"env3_out_acc": "0.5"},
-    "args.test_envs among 0 to 3": {"args": {**one()[0]["args"], "test_envs": [4]}},
-}
-
-
-@pytest.mark.parametrize("lacking", BROKEN)
-def test_what_is_no_record_of_domainbed_is_refused(lacking, tmp_path) -> None:
-    write(tmp_path / "a", [one()[0], {**one()[1], **BROKEN[lacking]}])
-    with pytest.raises(ValueError, match=rf"results\.jsonl, line 2: no record of DomainBed, it lacks {lacking}\. Move"):
-        import_sweep(tmp_path, tmp_path / "out")
 
 
 def test_what_is_no_sweep_is_refused(tmp_path) -> None:

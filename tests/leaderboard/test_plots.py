@@ -139,12 +139,13 @@ def test_refused(sweep, adaptations, tmp_path):
     refused("steps", UnknownName, "'toys' is not a known dataset of these runs", dataset=("toys",))
     refused("ranks", ValueError, "1 dataset .toy., expected at least 2: ranks are compared over", dataset=("toy",))
     refused("selection", ValueError, "last_step compares no scores, expected one that does", criterion="last_step")
-    refused("adaptation", ValueError, "holds no complete adaptation of a classifier")
+    refused("adaptation", ValueError, "holds no complete adaptation with the errors of each batch")
     refused("adaptation", UnknownName, "'tnt' is not a known adapter", runs=adaptations, method=("tnt",))
     refused(
         "adaptation", UnknownName, "'pacs' is not a known dataset of these adap", runs=adaptations, dataset=("pacs",)
     )
     refused("steps", ValueError, "No runs under .* Name the runs_dir of a sweep", runs=tmp_path)
+    refused("steps", ValueError, r"no trained runs\. .* dgbench plot adaptation draws them\.$", runs=adaptations)
     with pytest.raises(ValueError, match=r"x\.pdf ends in \.pdf, expected \.svg or \.png"):
         plot("steps", Request(runs=sweep), [tmp_path / "x.pdf"])
     with pytest.raises(ValueError, match="x ends in nothing, expected"):

@@ -6,7 +6,7 @@ import math
 import torch
 from torch.nn.functional import conv2d
 
-from dgbench.adapter_contract import state_of
+from dgbench.adapter_state import state_of
 from dgbench.workbench import different
 from tests.algorithms.reference import make, random_batches, train
 

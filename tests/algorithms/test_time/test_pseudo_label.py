@@ -115,6 +115,10 @@ def test_parts_of_other_methods():
         ValueError, match=r"adapter\.scope=classifier needs predictions .* those of MTL are not\. Use sc"
     ):
         build_adapter("pseudo_label", mtl, hparams={"scope": "classifier"})
+    knn = trained("knn_loss")
+    build_adapter("pseudo_label", knn, hparams={"threshold": 0.3}).step(stream(1)[0])
+    with pytest.raises(ValueError, match=r"classifier of KNNLoss on network=mlp has no weights, .*adapter\.scope=all"):
+        build_adapter("pseudo_label", knn, hparams={"scope": "classifier"})
 
 
 def test_bad_values_are_refused():

@@ -125,6 +125,8 @@ def test_needs_features_and_classes():
         build_adapter("shot_im", trained("mtl"))
     with pytest.raises(ValueError, match="SHOTIM works for classification, but the task is regression"):
         build_adapter("shot_im", trained(kind="regression"))
+    with pytest.raises(ValueError, match=r"The featurizer of ERM on network=mlp has no weights, .* with stages"):
+        build_adapter("shot_im", trained(depth=0, norm="none"))
 
 
 def test_defaults_and_draws():

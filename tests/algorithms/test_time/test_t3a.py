@@ -148,6 +148,18 @@ def test_reset_forgets_the_stream():
     assert all(torch.equal(adapter.step(x), y) for x, y in zip(batches, first, strict=True))
 
 
+def test_features_that_overflow_leave_no_trace():
+    model, (first, second, *_) = trained(), stream()
+    adapter, undisturbed = adapted(model), adapted(model)
+    broken = torch.cat([first, torch.full_like(first[:1], 1e308), -torch.full_like(first[:1], 1e200)])
+    lengths = model.features(broken).norm(dim=1)
+    assert lengths.isfinite().tolist() == [True] * len(first) + [False, False]
+    answers = adapter.step(broken)
+    assert torch.equal(answers[: len(first)], undisturbed.step(first))
+    assert torch.equal(adapter.step(second), undisturbed.step(second))
+    assert len(adapter.supports) == len(undisturbed.supports)
+
+
 def test_no_weight_changes_and_answers_come_after_the_update():
     model = trained()
     adapter = adapted(model, 5)
@@ -163,6 +175,8 @@ def test_the_classifier_must_be_linear():
         ValueError, match=r"T3A needs predictions that are one linear layer .* those of DRM are not\. Ada"
     ):
         adapted(trained("drm"))
+    with pytest.raises(ValueError, match=r"T3A needs predictions that are one linear layer .* those of KNNLoss are"):
+        adapted(trained("knn_loss"))
     model = trained()
     model.classify = lambda z: model.network.head(torch.nn.functional.normalize(z, dim=1))
     with pytest.raises(ValueError, match="T3A needs predictions that are one linear layer"):
