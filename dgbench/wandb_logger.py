@@ -8,8 +8,10 @@ records of both again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
+import math
 import os
 import sys
 import threading
@@ -26,6 +28,7 @@ from dgbench.wandb_summary import summary
 INIT_SECONDS = 30
 FINISH_SECONDS = 60
 # wandb keeps to these itself, but for its own start and end: where a server fails, its service may linger for minutes.
+# Nor does it limit what is passed to that service, which takes less than a millisecond unless the service stands still.
 GRACE_SECONDS = 10
 # What W&B takes.
 MAX_TAG = 64
@@ -35,16 +38,16 @@ MAX_GROUP = 128
 class WandbLogger(Logger):
     """One W&B run, under the folder of a run or an adaptation; its steps are the run's.
 
-    Whatever goes wrong with it, the run goes on: it is said once per process, and from then on W&B keeps its files for
-    `wandb sync` instead of sending them. Lightning's own logger would hand the W&B run of the first run to all that
-    follow in the process.
+    Whatever goes wrong with it, the run goes on: it is said once per process, that run sends nothing more, and from
+    then on W&B keeps its files for `wandb sync` instead of sending them. No call of wandb is waited for without end.
+    Lightning's own logger would hand the W&B run of the first run to all that follow in the process.
 
     Args:
         folder: its run.json says what is sent at the start.
     """
 
     mode: ClassVar[str | None] = None
-    """`offline` once the server failed, so that a sweep waits for it once."""
+    """`offline` once the server failed, so that a sweep waits for it once; `disabled` where even that fails."""
 
     has_said: ClassVar[bool] = False
 
@@ -53,7 +56,6 @@ class WandbLogger(Logger):
         self.folder = folder
         self.experiment = self._begin()
         self._sizes: dict[str, int] = {}
-        self._num_lines = 0
 
     @property
     def name(self) -> str:
@@ -70,66 +72,69 @@ class WandbLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Metrics by their paths: `split/domain/metric`, and `train/` for what `loss` returns."""
-        if not self._sizes and not all(key.startswith("train/") for key in metrics):
-            # Known from the first evaluation on: a run that is killed can be read without its end.
-            self._sizes = {key: n for line in self.folder.lines() for key, n in line["n"].items()}
-            self._send(lambda run: run.config.update({"n": self._sizes}, allow_val_change=True))
-        self._send(lambda run: run.log(dict(metrics), step=step))
-
-    def log_line(self, line: Mapping[str, Any]) -> None:
-        """One line of an adaptation: the answers to every batch as a curve, then its metrics.
-
-        Args:
-            line: as evaluations.jsonl has it.
-        """
-        self._num_lines += 1
-        values = {key: float("nan") if value is None else value for key, value in line["values"].items()}
-        rest = {key: value for key, value in line.items() if key != "values"}
-        rows = [*_curve(line), {**values, "line": json.dumps(rest)}]
-        self._send(lambda run: [run.log(row) for row in rows])
+        self._send(functools.partial(self._log, dict(metrics), step))
 
     def finish(self) -> None:
         """Send how it ended, and end the W&B run, so that the next one in this process gets its own."""
+        self._send(self._end, FINISH_SECONDS)
+
+    def _log(self, metrics: dict[str, float], step: int | None, run: Any) -> None:
+        if not self._sizes and not all(key.startswith("train/") for key in metrics):
+            # Known from the first evaluation on: a run that is killed can be read without its end.
+            self._sizes = {key: n for line in self.folder.lines() for key, n in line["n"].items()}
+            run.config.update({"n": self._sizes}, allow_val_change=True)
+        run.log(metrics, step=step)
+
+    def _end(self, run: Any) -> None:
         said = self.folder.read() or {}
         if said.get("kind") == "adapt":
-            for line in self.folder.lines()[self._num_lines :]:
-                self.log_line(line)
-        exit_code = 0 if said.get("status") in FINISHED else 1
-        self._send(lambda run: run.config.update({"record": json.dumps(said)}, allow_val_change=True))
-        self._send(lambda run: run.summary.update(summary(self.folder)))
-        self._send(lambda run: _within(FINISH_SECONDS, lambda: run.finish(exit_code=exit_code)))
-        self._send(_refuse_losses)
+            for line in self.folder.lines():
+                for row in _rows(line):
+                    run.log(row)
+        run.config.update({"record": json.dumps(said)}, allow_val_change=True)
+        run.summary.update(summary(self.folder))
+        run.finish(exit_code=0 if said.get("status") in FINISHED else 1)
+        _refuse_losses(run)
 
     def _begin(self) -> Any:
         """Open the W&B run, offline where the server is out of reach; None where even that fails."""
-        for _ in range(2):
+        if WandbLogger.mode == "disabled":
+            return None
+        reasons = []
+        for mode in dict.fromkeys((WandbLogger.mode, "offline")):
             try:
-                return _within(INIT_SECONDS, lambda: _open(self.folder, WandbLogger.mode))
+                run = _within(INIT_SECONDS, functools.partial(_open, self.folder, mode))
             except Exception as error:  # the library's own errors have many kinds, and none may stop a run
-                self._give_up(error)
+                reasons.append(error)
+                _leave_service()
+            else:
+                if reasons:
+                    self._give_up(reasons[0], f"What it would get is kept beside each run: {self._remedy}")
+                return run
+        self._give_up(reasons[0], "Nothing is sent to it or kept for it; the records are whole.", mode="disabled")
         return None
 
-    def _send(self, call: Callable[[Any], Any]) -> None:
+    def _send(self, call: Callable[[Any], Any], seconds: float = 0) -> None:
         if self.experiment is None:
             return
         try:
-            call(self.experiment)
+            _within(seconds, functools.partial(call, self.experiment))
         except Exception as error:  # as above
             self.experiment = None
-            self._give_up(error)
+            _leave_service()
+            kept = "What it got of this run, and would get of later ones, is kept beside each"
+            self._give_up(error, f"{kept}: {self._remedy}")
 
-    def _give_up(self, reason: object) -> None:
-        WandbLogger.mode = "offline"
+    @property
+    def _remedy(self) -> str:
+        return f"send it with wandb sync {self.folder.path.parent}/*/wandb/*run-*"
+
+    @staticmethod
+    def _give_up(reason: object, what_is_kept: str, mode: str = "offline") -> None:
+        WandbLogger.mode = mode
         if not WandbLogger.has_said:
             WandbLogger.has_said = True
-            print(
-                f"W&B is out of reach ({' '.join(str(reason).split())}). What it would get is kept beside each run: "
-                f"send it with wandb sync {self.folder.path.parent}/*/wandb/*run-*",
-                file=sys.stderr,
-            )
-        # wandb's service holds the id of the run that it could not open, and keeps the process from ending.
-        with contextlib.suppress(Exception):
-            _within(0, wandb.teardown)
+            print(f"W&B is out of reach ({' '.join(str(reason).split())}). {what_is_kept}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -188,6 +193,15 @@ def _open(folder: RunFolder, mode: str | None) -> Any:
     return run
 
 
+def _leave_service() -> None:
+    """The next run starts a service of its own.
+
+    One that could not open a run holds its id; one that stands still would keep the process from ending.
+    """
+    with contextlib.suppress(Exception):
+        _within(0, wandb.teardown)
+
+
 def _refuse_losses(run: Any) -> None:
     """What a server refuses for good, wandb tells its log only."""
     log = Path(run.settings.log_internal or os.devnull)
@@ -204,6 +218,8 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
             ended.append((call(), None))
         except Exception as error:  # raised where it is waited for
             ended.append((None, error))
+        except SystemExit as error:  # wandb's answer to a service that ended as it should not
+            ended.append((None, RuntimeError(f"its service ended with {error}")))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -216,15 +232,23 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     return value
 
 
+def _rows(line: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One line of an adaptation: the answers to every batch as a curve, then its metrics."""
+    yield from _curve(line)
+    values = {key: float("nan") if value is None else value for key, value in line["values"].items()}
+    yield {**values, "line": json.dumps({key: value for key, value in line.items() if key != "values"})}
+
+
 def _curve(line: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What an adapter answered, batch by batch."""
     curve = line.get("curve") or {}
-    # A line with a curve is of one domain: corrupted or not, in whatever round.
-    domain = next(iter(line["n"])).partition("/")[2]
+    domain = curve.get("domain")  # corrupted or not, in whatever round; or several, mixed
     for place, n in enumerate(curve.get("n", ())):
         row = {"position": line["position"] + place, f"curve/{domain}/seconds": curve["seconds"][place]}
         if "correct" in curve:
             row[f"curve/{domain}/accuracy"] = curve["correct"][place] / n
+        if "squared_error" in curve and (error := curve["squared_error"][place]) is not None:
+            row[f"curve/{domain}/rmse"] = math.sqrt(error / n)
         yield row
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
 import wandb
 
-from dgbench.record import FINISHED, RunFolder, identity_hash
+from dgbench.record import FINISHED, SCHEMA, RunFolder
+from dgbench.wandb_check import WRONG, OtherVersion, checked_lines, checked_record
 from dgbench.writing import replace_file
 
 TIMEOUT_SECONDS = 60
+# As W&B has them.
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+MAX_REASON = 120  # characters
 
 
 @dataclass
@@ -25,14 +29,21 @@ class Pulled:
     written: int = 0
     unchanged: int = 0
     foreign: int = 0
-    """Not sent by dgbench, or not whole."""
+    """Not sent by dgbench, or not such that tables can be made of it."""
+    other_version: int = 0
+    """A record of another schema."""
     made_here: int = 0
     """A folder holds that run, and it was not pulled: it stays."""
+    first_foreign: str = field(default="", compare=False)
+    """The first of the foreign ones, and what is wrong with it."""
 
     def __str__(self) -> str:
         said = [f"{self.written} runs written", f"{self.unchanged} unchanged"]
         said += [f"{self.made_here} left alone, as they were made here"] if self.made_here else []
-        said += [f"{self.foreign} left out, as they hold no record of dgbench"] if self.foreign else []
+        other = f"another version of dgbench made them (expected schema {SCHEMA})"
+        said += [f"{self.other_version} left out, as {other}"] if self.other_version else []
+        foreign = f"they hold no whole record of dgbench (first {self.first_foreign})"
+        said += [f"{self.foreign} left out, as {foreign}"] if self.foreign else []
         return ", ".join(said) + "."
 
 
@@ -56,7 +67,7 @@ def pull(project: str, out: str | Path, progress: Callable[[int, int], None] | N
             _take(run, project, Path(out).expanduser(), made)
             if progress is not None:
                 progress(place + 1, len(runs))
-    except (wandb.Error, requests.RequestException, ValueError) as error:
+    except (wandb.Error, requests.RequestException, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"W&B does not give the runs of {project} ({reason}). Check the name, WANDB_BASE_URL and wandb login; "
@@ -71,9 +82,13 @@ def _runs(project: str) -> Any:
 
 
 def _take(run: Any, project: str, out: Path, made: Pulled) -> None:
-    said = _record(run)
-    if said is None:
-        made.foreign += 1
+    try:
+        said = _record(run)
+    except OtherVersion:
+        made.other_version += 1
+        return
+    except WRONG as error:
+        _leave_out(run, error, made)
         return
     # A table ranks either kind.
     folder = RunFolder((out / "adapt" if said["kind"] == "adapt" else out) / said["run_id"])
@@ -85,13 +100,13 @@ def _take(run: Any, project: str, out: Path, made: Pulled) -> None:
     if known == wanted and known["status"] in FINISHED and folder.lines_file.exists():
         made.unchanged += 1
         return
-    rows = list(run.scan_history(use_cache=False))
     try:
-        found = lines(rows, run.config.get("n", {}))
-    except (KeyError, TypeError, ValueError):
-        made.foreign += 1
+        text = checked_lines(lines(run.scan_history(use_cache=False), run.config.get("n", {})), said)
+    except requests.RequestException:  # some are a ValueError too
+        raise
+    except WRONG as error:
+        _leave_out(run, error, made)
         return
-    text = "".join(json.dumps(line) + "\n" for line in found).encode("utf-8")
     if known == wanted and folder.lines_file.exists() and folder.lines_file.read_bytes() == text:
         made.unchanged += 1
         return
@@ -101,22 +116,24 @@ def _take(run: Any, project: str, out: Path, made: Pulled) -> None:
     made.written += 1
 
 
-def _record(run: Any) -> dict[str, Any] | None:
-    """The run.json that a run carries; None unless its identity has the hash that it is named by."""
-    try:
-        said = json.loads(run.config["record"])
-        whole = (
-            said["run_id"] == run.id == identity_hash(said["identity"])
-            and said["columns"]
-            and said["schema"]
-            and said["kind"]
-        )
-        if not whole:
-            return None
-        # A run that was killed could not say so.
-        return {**said, "status": "interrupted"} if said["status"] == "running" else said
-    except (KeyError, TypeError, json.JSONDecodeError):
-        return None
+def _leave_out(run: Any, why: Exception, made: Pulled) -> None:
+    made.foreign += 1
+    if not made.first_foreign:
+        reason = " ".join(str(why).split())
+        lacks = f"lacks {reason}" if isinstance(why, KeyError) else reason
+        made.first_foreign = f"{str(run.id)[:40]!a}: {lacks[:MAX_REASON]}"
+
+
+def _record(run: Any) -> dict[str, Any]:
+    """The run.json that a run carries.
+
+    Raises:
+        OtherVersion: of another schema.
+        ValueError: it is none, as may other exceptions of `WRONG` say.
+    """
+    said = checked_record(json.loads(run.config["record"]), run.id)
+    # A run that was killed could not say so.
+    return {**said, "status": "interrupted"} if said["status"] == "running" else said
 
 
 def lines(rows: Iterable[Mapping[str, Any]], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -134,8 +151,8 @@ def lines(rows: Iterable[Mapping[str, Any]], sizes: Mapping[str, int]) -> list[d
             continue
         for weights, values in _values(row, sizes).items():
             seen = {"/".join(key.split("/")[:2]) for key in values}
-            n = {name: int(size) for name, size in sorted(sizes.items()) if name in seen}
-            made.append({"step": int(row["_step"]), "weights": weights, "values": values, "n": n})
+            n = {name: size for name, size in sorted(sizes.items()) if name in seen}
+            made.append({"step": row["_step"], "weights": weights, "values": values, "n": n})
     return made
 
 
@@ -146,6 +163,14 @@ def _values(row: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, dict[
         parts = key.split("/")
         weights = "last" if len(parts) == 3 else parts.pop(0)
         if len(parts) == 3 and "/".join(parts[:2]) in sizes:
-            value = float(row[key])  # NaN comes as text
-            found.setdefault(weights, {})["/".join(parts)] = value if math.isfinite(value) else None
+            found.setdefault(weights, {})["/".join(parts)] = _number(row[key])
     return found
+
+
+def _number(value: Any) -> float | None:
+    if value in NOT_FINITE:
+        return None
+    if isinstance(value, bool | str):
+        raise ValueError(f"{value!a} is no number")
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -8,6 +8,7 @@ from typing import Any
 from dgbench import record
 from dgbench.record import FINISHED, RunFolder
 from dgbench.selection import criteria, selection
+from dgbench.visit import MIXED
 
 COST = ("status", "reason", "seconds", "peak_memory", "steps_done", "seconds_per_batch")
 
@@ -43,7 +44,9 @@ def _phases(folder: RunFolder) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for line in folder.lines():
         for key, value in line["values"].items():
-            metric = key.split("/")[2]
+            _, domain, metric = key.split("/")
+            if domain == MIXED and len(line["n"]) > 1:
+                continue  # all domains pooled, which are there one by one
             values.setdefault(f"{line['phase']}/{metric}", []).append(math.nan if value is None else value)
     means = {key: math.fsum(numbers) / len(numbers) for key, numbers in values.items()}
     return {key: mean for key, mean in means.items() if not math.isnan(mean)}

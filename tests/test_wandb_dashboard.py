@@ -93,5 +93,6 @@ def test_a_server_that_refuses_is_a_sentence(server):
 
 def test_a_missing_library_is_a_sentence_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
-    with pytest.raises(ValueError, match=r"not installed. Install it with pip install 'dgbench\[dashboard\]'."):
+    missing = "The dashboard is made by the library wandb-workspaces, which is not installed."
+    with pytest.raises(ValueError, match=rf"{missing} Install it with pip install 'dgbench\[dashboard\]'."):
         workspace("p", "me")

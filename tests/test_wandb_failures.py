@@ -52,7 +52,7 @@ def test_a_server_that_fails_from_the_start_is_waited_for_once(mood, server, mon
     assert time.perf_counter() - started < ENOUGH_SECONDS
     said = capfd.readouterr().err
     assert said.count(SAID) == 1
-    assert REMEDY in said
+    assert f"What it would get is kept beside each run: {REMEDY}" in said
     assert KEY not in said
     for seed, folder in enumerate(folders):
         assert equals_a_plain_run(folder, seed)
@@ -70,6 +70,7 @@ def test_a_server_that_fails_in_the_middle_costs_nothing_but_its_copy(mood, serv
     said = capfd.readouterr().err
     assert said.count(SAID) == 1
     assert REMEDY in said
+    assert (f"{SAID}the server refused what was sent)" in said) == (mood == 403)
     for seed, folder in enumerate(folders):
         assert equals_a_plain_run(folder, seed)
         (kept,) = folder.glob("wandb/*run-*/*.wandb")
@@ -84,9 +85,12 @@ def test_without_a_service_nothing_is_sent_and_the_run_is_whole(server, monkeypa
     monkeypatch.setattr(wandb.util, "get_core_path", lambda: "nowhere/wandb-core")
     monkeypatch.setattr("wandb.sdk.lib.service.service_process.get_core_path", lambda: "nowhere/wandb-core")
     wandb.teardown()
-    folder = train("out", 0, logger="wandb")
-    assert equals_a_plain_run(folder, 0)
-    assert capfd.readouterr().err.count(SAID) == 1
+    for seed in (0, 1):
+        assert equals_a_plain_run(train("out", seed, logger="wandb"), seed)
+    said = capfd.readouterr().err
+    assert said.count(SAID) == 1
+    assert "Nothing is sent to it or kept for it; the records are whole." in said
+    assert wandb_logger.WandbLogger.mode == "disabled"
 
 
 def test_a_process_ends_soon_where_the_server_hangs(server, tmp_path):

@@ -93,7 +93,7 @@ def test_a_failed_run_and_a_killed_one_are_counted_not_read(server, monkeypatch)
 def test_every_float_comes_back_and_so_does_nan(server):
     numbers = [0.1 + 0.2, 1 / 3, 1.0, 0.0, 5e-324, 1.7976931348623157e308, 2.0**60, float("nan"), 1e22]
     scored = [(step, make_scores("a", value)) for step, value in enumerate(numbers)]
-    folder = RunFolder(Path("out") / make_run(Path("out"), scored))
+    folder = RunFolder(Path("out") / make_run(Path("out"), scored, score="rmse"))
     # A run whose identity is its columns, as far as its name goes.
     folder.write(identity=folder.read()["columns"], label="all numbers")  # type: ignore[index]
     with logged(folder) as logger:
@@ -103,7 +103,7 @@ def test_every_float_comes_back_and_so_does_nan(server):
     assert pull(PROJECT, "pulled") == Pulled(written=1)
     copy = RunFolder(Path("pulled") / folder.path.name)
     assert [line["values"] for line in copy.lines()] == [line["values"] for line in folder.lines()]
-    assert copy.lines()[numbers.index(5e-324)]["values"]["in/a/accuracy"] == 5e-324
+    assert copy.lines()[numbers.index(5e-324)]["values"]["in/a/rmse"] == 5e-324
     order = ["step", "split", "domain", "metric"]
     pulled, kept = (record.read(where).drop("path").sort(order) for where in ("pulled", "out"))
     assert pulled.equals(kept, null_equal=True)
