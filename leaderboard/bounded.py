@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,19 @@ MAX_PAYLOAD = 40_000_000
 MAX_DEPTH = 16
 # An empty list takes two bytes of a file, and 56 in memory.
 MAX_CONTAINERS = 200_000
+# Of an object with wrong names each would be a problem of its own.
+MAX_NAMES = 1000
+# More problems are not collected.
+MAX_PROBLEMS = 100
 # The longest number that a float64 or an int64 needs has 24 characters.
 MAX_DIGITS = 30
 # A decompressor keeps a window of what it wrote; its size is the sender's choice.
 MAX_WINDOW = 8 * 2**20
+# Compressed bytes that are read at once: a block takes at least 4, and gives at most 2**17.
+_PIECE = 64
 
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+# A text with the colon that makes it a name, or a bracket.
+_MARKS = re.compile(r'"(?:[^"\\]++|\\.)*+"?(?:\s*+:)?|[\[{]|[\]}]', re.DOTALL)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -40,6 +47,10 @@ class _Bad:
     sentence: str
 
 
+class _TooMany(Exception):
+    """What must not be there is not worth to be collected any more."""
+
+
 def read_file(path: Path) -> bytes:
     """A file of at most `MAX_FILE` bytes.
 
@@ -48,7 +59,7 @@ def read_file(path: Path) -> bytes:
         Refused: it is no file, or larger.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there. Name a submission that `dgbench submit` wrote.")
+        raise FileNotFoundError(f"{named(path)} is not there. Name a submission that `dgbench submit` wrote.")
     if not path.is_file():
         raise Refused("$: got no regular file, expected a submission. Name one that `dgbench submit` wrote.")
     with path.open("rb") as file:
@@ -74,7 +85,7 @@ def parse(content: bytes, root: str = "$") -> Any:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refused(f"{root}: byte {error.start} is no UTF-8, expected UTF-8 text. Write the file anew.") from None
-    _refuse_brackets(text, root)
+    _refuse_many(text, root)
     found: list[_Bad] = []
     try:
         said = json.loads(
@@ -88,23 +99,34 @@ def parse(content: bytes, root: str = "$") -> Any:
         raise Refused(
             f"{root}: no JSON at line {error.lineno}, column {error.colno} ({error.msg}). Write the file anew."
         ) from None
+    except _TooMany:
+        raise Refused(
+            f"{root}: {found[0].sentence}, and {MAX_PROBLEMS} other values that must not be there. Write the file anew."
+        ) from None
     has_surrogates = re.search(r"\\u[dD][89a-fA-F]", text) is not None
     if found or has_surrogates:
-        problems = [f"{place}: {sentence}. Write the file anew." for place, sentence in _bad(said, root)]
+        some = islice(_bad(said, root), MAX_PROBLEMS)
+        problems = [f"{place}: {sentence}. Write the file anew." for place, sentence in some]
         if problems:
             raise Refused("\n".join(problems))
     return said
 
 
-def _refuse_brackets(text: str, root: str) -> None:
-    depth = count = 0
-    for mark in _BRACKETS.finditer(text):
+def _refuse_many(text: str, root: str) -> None:
+    count = 0
+    names = [0]  # of each object that is open
+    for mark in _MARKS.finditer(text):
         first = mark[0][0]
         if first == '"':
-            continue
-        depth += 1 if first in "[{" else -1
-        count += first in "[{"
-        if depth > MAX_DEPTH:
+            names[-1] += mark[0][-1] == ":"
+        elif first in "[{":
+            names.append(0)
+            count += 1
+        elif len(names) > 1:
+            names.pop()
+        if names[-1] > MAX_NAMES:
+            raise Refused(f"{root}: got an object of more than {MAX_NAMES} names, expected fewer. Write the file anew.")
+        if len(names) - 1 > MAX_DEPTH:
             raise Refused(f"{root}: got brackets deeper than {MAX_DEPTH} levels, expected fewer. Write the file anew.")
         if count > MAX_CONTAINERS:
             raise Refused(
@@ -113,6 +135,8 @@ def _refuse_brackets(text: str, root: str) -> None:
 
 
 def _note(found: list[_Bad], sentence: str) -> _Bad:
+    if len(found) > MAX_PROBLEMS:
+        raise _TooMany
     found.append(_Bad(sentence))
     return found[-1]
 
@@ -128,6 +152,8 @@ def _number(found: list[_Bad], digits: str) -> Any:
     if len(digits) > MAX_DIGITS:
         return _note(found, f"got a number of {len(digits)} characters, expected at most {MAX_DIGITS}")
     value = float(digits)
+    if value == 0 and digits.startswith("-"):
+        return _note(found, f"got {digits}, expected 0.0, which is the same number")
     return value if math.isfinite(value) else _note(found, f"got {digits}, expected a finite number")
 
 
@@ -164,6 +190,12 @@ def below(place: str, step: str | int) -> str:
     return f"{place}.{step}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,59}", step) else f"{place}[{shown(step)}]"
 
 
+def named(path: Path) -> str:
+    """A path as it is safe to print: without characters that start a line or steer a terminal."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def shown(value: Any) -> str:
     """A value as it is safe to print: short, ASCII only, on one line."""
     if isinstance(value, dict | list):
@@ -196,13 +228,18 @@ def unpack(text: str, size: int, place: str) -> bytes:
         packed = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise Refused(f"{place}.data: no base64 ({error}). Write the file anew.") from None
+    content, reader = bytearray(), zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+    read = 0
     try:
-        reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(
-            io.BytesIO(packed), read_across_frames=True
-        )
-        content = reader.read(size + 1)
+        while read < len(packed) and len(content) <= size and not reader.eof:
+            content += reader.decompress(packed[read : read + _PIECE])
+            read += _PIECE
     except (zstandard.ZstdError, MemoryError) as error:
         raise Refused(f"{place}.data: cannot be decompressed ({error}). Write the file anew.") from None
+    if reader.unused_data or (reader.eof and read < len(packed)):
+        raise Refused(f"{place}.data: got bytes behind the first zstd frame, expected one frame. Write the file anew.")
+    if len(content) <= size and not reader.eof:
+        raise Refused(f"{place}.data: cannot be decompressed (it breaks off). Write the file anew.")
     if len(content) != size:
         more = "more than" if len(content) > size else "only"
         got = min(len(content), size)
@@ -210,4 +247,4 @@ def unpack(text: str, size: int, place: str) -> bytes:
             f"{place}.data: decompresses to {more} {got} bytes, expected the {size} that size says. "
             "Write the file anew."
         )
-    return content
+    return bytes(content)

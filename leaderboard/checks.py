@@ -1,4 +1,4 @@
-"""What has to be true of one submission, beside its results: its names, data, clocks, runs and rows.
+"""What has to be true of one submission, beside its results: its names, data, clocks and runs.
 
 Each check yields sentences that begin with the place, as JSON path.
 """
@@ -11,29 +11,25 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import polars as pl
-
 from dgbench import composition
 from dgbench.averaging import make_averaging
-from dgbench.cells import with_cells
 from dgbench.protocol import Protocol
-from dgbench.record import FINISHED
 from dgbench.registry import UnknownName, algorithms, datasets
 
 from .aggregate import method_name
-from .bounded import shown
-from .names import skeleton
+from .bounded import below, shown
+from .names import is_heading, skeleton, stem
 from .submission import Data, Submission, Tables
 from .submitted import protocol_of
+from .wording import ANEW, written
 
-ANEW = "Write the file anew with `dgbench submit`."
 BEGINNING = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
 # Clocks of two machines may differ.
 TOLERANCE_SECONDS = 3600
 MAX_STEPS = 1_000_000
-# Accuracies are quotients in float64: times n they are whole but for rounding, which is far smaller.
-WHOLE = 1e-6
 RUNS, ROWS = "$.payload.runs", "$.payload.evaluations"
+# Columns of runs, by the lists that they point into.
+LISTS = {"hparams": "hparams", "environments": "environment"}
 
 
 def method(said: Submission) -> Iterator[str]:
@@ -44,28 +40,45 @@ def method(said: Submission) -> Iterator[str]:
         yield f"$.method.name: got {shown(own.name)}, expected {shown(expected)}, the row's name. {ANEW}"
     known = algorithms.names()
     base, place = (own.label, "label") if own.label else (own.algorithm, "algorithm")
-    for name in known:
-        if name != own.algorithm and skeleton(name) == skeleton(base):
+    # A row without a label is called by its algorithm, and no label may imitate such a row.
+    rivals = {*known, own.algorithm} if own.label else {*known} - {own.algorithm}
+    for name in sorted(rivals):
+        if skeleton(name) == skeleton(stem(base)):
             yield (
                 f"$.method.{place}: got {shown(base)}, which can be taken for the algorithm {name}, expected a name of "
                 "its own. Give the runs another label."
             )
+    if is_heading(base):
+        yield (
+            f"$.method.{place}: got {shown(base)}, which can be taken for a heading of the tables, expected a name of "
+            "its own. Give the runs another label."
+        )
     try:
         make_averaging(own.averaging)
     except (ValueError, UnknownName) as error:
         yield f"$.method.averaging: {error} {ANEW}"
-    if own.algorithm in known and own.source is None:
+    if is_ours(own.algorithm):
         version = algorithms[own.algorithm].version
+        if own.source is not None:
+            yield (
+                f"$.method.source: got {own.source}, the hash of a file of your own, but {own.algorithm} comes with "
+                "dgbench, expected null. Give your method another name."
+            )
         if own.version > version:
             yield (
                 f"$.method.version: got {own.version}, expected at most {version}, which this dgbench has. "
                 "Update dgbench, or the submission."
             )
-    if own.algorithm not in known and own.source is None:
+    elif own.source is None:
         yield (
             f"$.method.algorithm: got {shown(own.algorithm)}, expected an algorithm of dgbench, or the hash of your "
             "own in $.method.source. Update dgbench, or make the runs with your file as a plugin."
         )
+
+
+def is_ours(name: str) -> bool:
+    """Whether an algorithm comes with dgbench: neither a plugin nor unknown."""
+    return name in algorithms and algorithms.place(name).module.startswith(f"{algorithms.shelf}.")
 
 
 def clock(said: Submission, tables: Tables) -> Iterator[str]:
@@ -92,6 +105,8 @@ def clock(said: Submission, tables: Tables) -> Iterator[str]:
 
 def data(said: Submission) -> Iterator[str]:
     """The datasets are those that this dgbench has, and their settings are settings."""
+    amiss = list(_rules(said))
+    yield from amiss
     seen = set()
     for index, one in enumerate(said.datasets):
         place = f"$.datasets[{index}]"
@@ -102,7 +117,17 @@ def data(said: Submission) -> Iterator[str]:
             yield f"{place}.name: {UnknownName('dataset', one.name, datasets.names())}"
             continue
         yield from _sheet(one, place)
-        yield from _settings(said, one, place)
+        if not amiss:
+            yield from _settings(said, one, place)
+
+
+def _rules(said: Submission) -> Iterator[str]:
+    known = Protocol().reporting
+    for name, value in said.protocol.model_dump(exclude={"name"}).items():
+        if name not in known:
+            yield f"{below('$.protocol', name)}: {UnknownName('rule of the protocol', name, known)} {ANEW}"
+        elif type(value) is not type(known[name]):
+            yield f"$.protocol.{name}: got {shown(value)}, expected such as {shown(known[name])}. {ANEW}"
 
 
 def _sheet(one: Data, place: str) -> Iterator[str]:
@@ -129,7 +154,7 @@ def _sheet(one: Data, place: str) -> Iterator[str]:
         if name not in card.domains:
             yield f"{place}.domains[{number}]: {UnknownName(f'domain of {one.name}', name, card.domains)}"
     if list(one.domains) != [name for name in card.domains if name in one.domains] or (
-        _is_standard(one) and len(one.domains) < len(card.domains)
+        is_standard(one) and len(one.domains) < len(card.domains)
     ):
         yield (
             f"{place}.domains: got {' '.join(one.domains) or 'none'}, expected {' '.join(card.domains)}, once each and "
@@ -137,7 +162,7 @@ def _sheet(one: Data, place: str) -> Iterator[str]:
         )
 
 
-def _is_standard(one: Data) -> bool:
+def is_standard(one: Data) -> bool:
     """Whether all options have their defaults, so that the card tells domains and sizes."""
     standard = {f.name: f.default for f in dataclasses.fields(datasets[one.name].Options)}
     return all(standard.get(name) == value for name, value in one.options.items())
@@ -149,10 +174,7 @@ def _settings(said: Submission, one: Data, place: str) -> Iterator[str]:
     except (ValueError, UnknownName) as error:
         yield f"{place}.protocol: {error} {ANEW}"
         return
-    rules = said.protocol.model_dump(exclude={"name"})
-    if not rules.items() <= protocol.reporting.items():
-        yield f"$.protocol: got {', '.join(rules)}, expected rules by which runs are read, of their types. {ANEW}"
-    if protocol.decisive != {**one.protocol, "name": protocol.name} or None in (
+    if written(protocol.decisive) != written({**one.protocol, "name": protocol.name}) or None in (
         protocol.num_steps,
         protocol.evaluate_every,
         protocol.splits,
@@ -179,8 +201,11 @@ def runs(said: Submission, tables: Tables) -> Iterator[str]:
             yield f"$.payload.{name}: got columns of lengths {listed}, expected one length. {ANEW}"
             return
     own = tables.runs
-    for name, most in (("hparams", len(said.hparams)), ("environment", len(said.environments))):
-        yield from _beyond(f"{RUNS}.{name}", getattr(own, name), most)
+    for name, column in LISTS.items():
+        most, used = len(getattr(said, name)), getattr(own, column)
+        yield from _beyond(f"{RUNS}.{column}", used, most)
+        for place in sorted({*range(most)} - {*used}):
+            yield f"$.{name}[{place}]: got an entry that no run has, expected it left out. {ANEW}"
     yield from _beyond(f"{ROWS}.run", tables.evaluations.run, len(own.run_id))
     if own.run_id != sorted(set(own.run_id)):
         yield f"{RUNS}.run_id: got run ids twice or out of order, expected each once, sorted. {ANEW}"
@@ -215,79 +240,3 @@ def _domains(index: int, own: Any, one: Data) -> Iterator[str]:
     if str(own.data_seed[index]) not in one.fingerprints:
         got, seeds = own.data_seed[index], ", ".join(one.fingerprints) or "none"
         yield f"{RUNS}.data_seed[{index}]: got {got}, expected one that has a fingerprint ({seeds}). {ANEW}"
-
-
-def rows(said: Submission, of: pl.DataFrame, found: pl.DataFrame) -> Iterator[str]:
-    """The scores are scores, each once, of the splits that the data have.
-
-    Args:
-        said: the submission.
-        of: its runs, as `submitted.frames` gives them.
-        found: its evaluations, likewise.
-    """
-    for (name,), part in with_cells(of).group_by("dataset", maintain_order=True):
-        for key in ("trained_on", "val_domains"):
-            if part[key].n_unique() > 1:
-                yield f"{RUNS}: runs on {name} differ in {key}, expected one way to divide the domains. {ANEW}"
-    value, n, is_accuracy = pl.col("value"), pl.col("n"), pl.col("metric") == "accuracy"
-    roles = {
-        role: pl.col("domain").is_in(pl.col(f"{role}_domains").str.split(" ")) for role in ("train", "val", "test")
-    }
-    rules = {
-        "value": (
-            (value.is_nan() & (pl.col("status") != "diverged"), "a number, as the run did not diverge"),
-            (is_accuracy & ~value.is_nan() & ~value.is_between(0, 1), "an accuracy, from 0 to 1"),
-            (~is_accuracy & (value < 0), "an error of at least 0"),
-            (
-                is_accuracy & value.is_between(0, 1) & ((value * n - (value * n).round()).abs() > WHOLE),
-                f"an accuracy that some count of n examples gives (value times n is whole to {WHOLE})",
-            ),
-        ),
-        "n": ((n < 1, "at least 1 example"),),
-        "step": (
-            (pl.col("step") >= pl.col("num_steps"), "a step of the run, before num_steps"),
-            (
-                pl.struct("run_id", "step", "split", "domain").is_duplicated(),
-                "each step of a run once for each split and domain",
-            ),
-        ),
-        "domain": ((~pl.any_horizontal(*roles.values()), "a domain that the run trains, validates or tests on"),),
-        "run": (
-            (
-                ~pl.col("status").is_in(FINISHED) & ~pl.col("use_unfinished"),
-                "evaluations of finished runs only",
-            ),
-        ),
-    }
-    numbered = found.with_row_index("place").with_columns(run=pl.col("run_id"))
-    for column, checks in rules.items():
-        for is_wrong, expected in checks:
-            yield from _first(numbered.filter(is_wrong), column, expected)
-    yield from _sizes(said, numbered)
-
-
-def _first(wrong: pl.DataFrame, column: str, expected: str) -> Iterator[str]:
-    if len(wrong):
-        got = f"got {shown(wrong[column][0])}"
-        if column == "value":
-            got += f" of n={wrong['n'][0]}"
-        more = f" ({len(wrong) - 1} more such rows)" if len(wrong) > 1 else ""
-        yield f"{ROWS}.{column}[{wrong['place'][0]}]: {got}, expected {expected}{more}. {ANEW}"
-
-
-def _sizes(said: Submission, numbered: pl.DataFrame) -> Iterator[str]:
-    """Random splits have the sizes that the cards and the protocol make them have."""
-    sizes = []
-    for one in said.datasets:
-        card, protocol = datasets[one.name].card, Protocol(**one.protocol)
-        if protocol.splits == "random" and protocol.uda_holdout_fraction == 0 and _is_standard(one):
-            for domain, size in zip(card.domains, card.sizes, strict=False):
-                out = int(size * protocol.holdout_fraction)
-                sizes += [(one.name, domain, "out", out), (one.name, domain, "in", size - out)]
-    schema = {"dataset": pl.String, "domain": pl.String, "split": pl.String, "size": pl.Int64}
-    known = pl.DataFrame(sizes, schema=schema, orient="row")
-    wrong = numbered.join(known, on=["dataset", "domain", "split"], maintain_order="left").filter(
-        pl.col("n") != pl.col("size")
-    )
-    if len(wrong):
-        yield from _first(wrong, "n", f"{wrong['size'][0]}, the size of {wrong['split'][0]}/{wrong['domain'][0]}")

@@ -11,6 +11,7 @@ from typing import Any
 from .submission import Data, Submission
 
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}\.json")
+MAX_SHOWN = 2000
 Facts = dict[str, Any]
 """All that must be equal for numbers on one dataset to be compared, by name."""
 
@@ -32,9 +33,9 @@ class Entry:
 
     @property
     def is_erm(self) -> bool:
-        """Whether it is the method that others are compared with."""
+        """Whether it is the method that others are compared with: the ERM of dgbench itself."""
         method = self.said.method
-        return (method.algorithm, method.averaging, method.label) == ("erm", "none", "")
+        return (method.algorithm, method.averaging, method.label, method.source) == ("erm", "none", "", None)
 
 
 def entries(submissions: Mapping[str, Submission]) -> tuple[Entry, ...]:
@@ -97,9 +98,10 @@ class Setting:
 
     @property
     def shown(self) -> tuple[tuple[str, str], ...]:
-        """Every fact's name and value; where datasets differ, theirs in their order."""
+        """Every fact's name and value, cut where it is long; where datasets differ, theirs in their order."""
         names = dict.fromkeys(name for facts in self.datasets.values() for name in facts)
-        return tuple((name, _each(facts.get(name) for facts in self.datasets.values())) for name in names)
+        values = ((name, _each(facts.get(name) for facts in self.datasets.values())) for name in names)
+        return tuple((name, text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…") for name, text in values)
 
 
 def _each(values: Iterable[Any]) -> str:

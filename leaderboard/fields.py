@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -34,7 +35,26 @@ def _that(is_so: Callable[[Any], bool], expected: str) -> AfterValidator:
 
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9+()]|[ _.:-](?=[A-Za-z0-9+()]))*"
+# A label must not look as if the table had added something to a name ("erm + swad", "erm (tuned)"), nor as a link.
+_LABEL = r"(?!.*(?i:www)\.)[A-Za-z0-9](?:[A-Za-z0-9]|\+(?! )|[ _.:-](?=[A-Za-z0-9]))*"
 _FACT = r"[A-Za-z0-9 ._+:/()@,-]*"
+_LEVEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+_HOST = rf"{_LEVEL}(?:\.{_LEVEL})*"
+_DOMAIN = rf"{_LEVEL}(?:\.{_LEVEL})+"
+_PORT = r"(?::[0-9]{1,5})?"
+# Nothing is seen of these, though Python calls them printable: fillers, joiners, selectors, the empty Braille cell.
+_UNSEEN = re.compile(
+    r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+MAX_MARKS = 3
+MAX_ITEMS = 32
+MAX_NAMES = 200
+
+
+def is_seen(text: str) -> bool:
+    """Whether every character of a text shows, and no pile of accents reaches into other lines."""
+    marks = "".join("m" if unicodedata.category(character) in ("Mn", "Me") else " " for character in text)
+    return not _UNSEEN.search(text) and "m" * (MAX_MARKS + 1) not in marks
 
 
 def is_plain(value: Any) -> bool:
@@ -54,14 +74,22 @@ Name = Annotated[
         "letters a-z and A-Z and digits, with '+', '(', ')' and single ' ', '_', '.', ':', '-' between them",
     ),
 ]
-Label = Annotated[str, _text(f"({_NAME})?", 60, "a name, or nothing")]
+Label = Annotated[
+    str,
+    _text(
+        f"({_LABEL})?",
+        60,
+        "a name of letters a-z and A-Z, digits, '+' and single ' ', '_', '.', ':', '-' between them, without 'www.' "
+        "and without a space beside '+', or nothing",
+    ),
+]
 Identifier = Annotated[str, _text(r"[a-z][a-z0-9_]*", 60, "a name of a-z, 0-9 and _")]
 Column = Annotated[str, _text(r"Average|[a-z][a-z0-9_]*", 60, "a test domain, or Average")]
 Choice = Annotated[str, _text(r"[a-z0-9_.:+-]+", 60, "a name of a-z, 0-9 and _.:+-")]
 Contact = Annotated[
     str,
     _text(
-        r"[A-Za-z0-9._+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|https://[A-Za-z0-9.-]+(/[A-Za-z0-9._~/-]*)?",
+        rf"[A-Za-z0-9._+'-]+@{_DOMAIN}|https://{_HOST}{_PORT}(/[A-Za-z0-9._~/@-]*)?",
         120,
         "an e-mail address or an https address",
     ),
@@ -69,7 +97,7 @@ Contact = Annotated[
 Link = Annotated[
     str,
     _text(
-        r"https://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(/[A-Za-z0-9._~/?=&%#+:,;()-]*)?",
+        rf"https://{_DOMAIN}{_PORT}(/[A-Za-z0-9._~/?=&%#+:,;()@-]*)?",
         300,
         "an https address in plain ASCII",
     ),
@@ -80,6 +108,7 @@ Sentence = Annotated[
         lambda text: len(text) <= 300 and text.isprintable() and not set(text) & set("<>"),
         "one line of at most 300 printable characters without < and >",
     ),
+    _that(is_seen, f"characters that can be seen, with at most {MAX_MARKS} accents on each"),
 ]
 Fact = Annotated[str, _text(_FACT, 120, "letters a-z and A-Z, digits, spaces and ._+:/()@,-")]
 Hash = Annotated[str, _text(r"[0-9a-f]{16}", 16, "16 hexadecimal digits")]
@@ -97,8 +126,16 @@ Scalar = Annotated[Any, _that(is_plain, "true, false, null, a number or short pl
 Setting = Annotated[
     Any,
     _that(
-        lambda value: all(map(is_plain, value if isinstance(value, list) else [value])),
-        "true, false, null, a number, short plain text or a list of such",
+        lambda value: (
+            is_plain(value) or (isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(is_plain, value)))
+        ),
+        f"true, false, null, a number, short plain text or a list of at most {MAX_ITEMS} such",
     ),
 ]
-Scalars = dict[Choice, Scalar]
+_FEW = _that(lambda value: len(value) <= MAX_NAMES, f"at most {MAX_NAMES} names")
+Scalars = Annotated[dict[Choice, Scalar], _FEW]
+Settings = Annotated[dict[Identifier, Setting], _FEW]
+Versions = Annotated[dict[Fact, Fact], _FEW]
+T = TypeVar("T")
+# Of a list of millions of wrong items the first says enough.
+Many = Annotated[list[T], Field(fail_fast=True)]

@@ -33,6 +33,11 @@ from .statistics import (
 # So many that Holm's correction for a hundred methods still leaves room below 0.05.
 NUM_DRAWS = 10_000
 SHOWN = 6
+FEW_TRIALS = (3, 4)
+# `statistics.stratified_difference` says of what this was simulated.
+SHORT_INTERVALS = (
+    "With three or four trials the intervals of ranks are short, as a bootstrap's are: a mean's would cover 79 to 94 %."
+)
 
 
 @dataclass(frozen=True)
@@ -238,11 +243,8 @@ def _of_few(standings: Sequence[Standing], num_datasets: int) -> Iterator[str]:
         yield f"Not tested, with fewer than two trials in common with the baseline on some dataset: {_few(untested)}."
     if two := [method for method, d in tested.items() if d.fewest_trials < MIN_TRIALS]:
         yield f"Nothing is claimed of methods with only two trials on some dataset: {_few(two)}."
-    if any(d.fewest_trials in (3, 4) for d in tested.values()):
-        yield (
-            "With three or four trials the intervals of ranks are short, as a bootstrap's are: a mean's would cover 79 "
-            "to 94 %."
-        )
+    if any(d.fewest_trials in FEW_TRIALS for d in tested.values()):
+        yield SHORT_INTERVALS
     if unranked := [standing.method for standing in standings if standing.rank_interval is None]:
         yield f"No part in the rank by average, with fewer than two trials on some dataset: {_few(unranked)}."
     n = len(tested)

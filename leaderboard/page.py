@@ -12,13 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from dgbench.selection import selection
-from dgbench.writing import replace_file
+from dgbench.writing import replace_file, writable
 
+from .bounded import named
 from .entries import Entry, entries
 from .pictures import FOREST, MARGIN, RANKS, diagram, forest
 from .readme import figure, interval, with_table
 from .tabs import Tab, tabs
-from .validate import validate
+from .validate import judge
 
 HERE = Path(__file__).with_name("page")
 ASSETS = ("board.css", "board.js")
@@ -43,11 +44,11 @@ def read(folder: Path) -> tuple[Entry, ...]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Name the one that holds the submissions.")
     found = {}
-    for verdict in validate(sorted(folder.glob("*.json"))):
+    for verdict in judge([folder]):
         if verdict.problems or verdict.submission is None:
             raise ValueError(
-                f"{verdict.path} is no valid submission: {verdict.problems[0]} `dgbench leaderboard validate` says "
-                "all that is wrong. Mend it or take it away."
+                f"{named(verdict.path)} is no valid submission: {verdict.problems[0]} `dgbench leaderboard "
+                "validate` says all that is wrong. Mend it or take it away."
             )
         found[verdict.path.name] = verdict.submission
     return entries(found)
@@ -83,12 +84,20 @@ def write(made: Sequence[Tab], files: Mapping[str, bytes], out: Path) -> None:
     Args:
         made: its tabs.
         files: what the files of submissions hold, by name.
-        out: as `build` takes it.
+        out: as `build` takes it. Copies of submissions that an earlier page left there are taken away.
+
+    Raises:
+        CannotWrite: the place cannot be written.
     """
     contents = {name: (HERE / name).read_bytes() for name in ASSETS}
     contents |= {f"submissions/{name}": content for name, content in files.items()}
     contents["index.html"] = html(made, len(files)).encode()
-    (out / "submissions").mkdir(parents=True, exist_ok=True)
+    with writable(out):
+        (out / "submissions").mkdir(parents=True, exist_ok=True)
+        # Only beside a page: a folder of submissions that was named by mistake is not emptied.
+        for copy in (out / "submissions").glob("*.json") if (out / "index.html").is_file() else ():
+            if copy.name not in files and copy.is_file():
+                copy.unlink()
     for name, content in contents.items():
         replace_file(out / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
 
@@ -143,10 +152,12 @@ def _about(entry: Entry) -> Iterator[tuple[str, str, str | None]]:
     packages = {name: {one.versions[name] for one in said.environments if name in one.versions} for name in PACKAGES}
     for name, versions in packages.items():
         if versions:
-            yield name, ", ".join(sorted(versions)), None
+            yield name, _cut(", ".join(sorted(versions)), MAX_LINE), None
 
 
 PACKAGES = ("dgbench", "python", "torch")
+MAX_VALUE = 120
+MAX_LINE = 2000
 
 
 def _hparams(entry: Entry) -> str:
@@ -154,7 +165,12 @@ def _hparams(entry: Entry) -> str:
     if len(settings) > 1:
         return f"{len(settings)} settings, in the file"
     values = {**settings[0].algorithm, **{f"optim.{name}": value for name, value in settings[0].optim.items()}}
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    return _cut(", ".join(f"{name}={_cut(str(value), MAX_VALUE)}" for name, value in values.items()), MAX_LINE)
+
+
+def _cut(text: str, most: int) -> str:
+    """A text of a bounded length; the file of the submission has all of it."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _address(text: str) -> str | None:

@@ -17,7 +17,7 @@ from dgbench.selection import LOWER_IS_BETTER
 
 from .aggregate import AVERAGE, Cell, mean_of
 from .entries import Entry, Setting
-from .over_datasets import over_datasets
+from .over_datasets import FEW_TRIALS, SHORT_INTERVALS, over_datasets
 from .statistics import is_shown, paired_differences, rank_intervals, trial_means, worst
 from .tables import IN_PERCENT
 
@@ -176,9 +176,9 @@ def board(
 
 
 def _baseline(whole: Sequence[Entry]) -> str | None:
-    """ERM's name; of several the first that was made."""
-    found = sorted((entry.said.created, entry.name) for entry in whole if entry.is_erm)
-    return found[0][1] if found else None
+    """ERM's name; of several one that claims a suite, then the first by file: dates are what a file says of itself."""
+    found = sorted((entry.said.suite is None, entry.file, entry.name) for entry in whole if entry.is_erm)
+    return found[0][2] if found else None
 
 
 def _parts(entry: Entry, setting: Setting, criterion: str, values: Mapping[str, pl.DataFrame]) -> tuple[Part, ...]:
@@ -202,7 +202,9 @@ def _parts(entry: Entry, setting: Setting, criterion: str, values: Mapping[str, 
 
 def _trials(own: pl.DataFrame, domains: Sequence[str]) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
     trials: dict[str, dict[str, float | None]] = {}
-    for trial, domain, value in own.sort("trial_seed", "data_seed").select("trial", "test_domain", "value").iter_rows():
+    # Draws of the data are named where they tell trials apart.
+    name = "trial" if own["data_seed"].n_unique() > 1 else pl.col("trial_seed").cast(pl.String)
+    for trial, domain, value in own.sort("trial_seed", "data_seed").select(name, "test_domain", "value").iter_rows():
         trials.setdefault(trial, {})[domain] = value
     made = []
     for trial, at in trials.items():
@@ -263,7 +265,8 @@ def _one(values: Mapping[str, pl.DataFrame], names: Sequence[str], baseline: str
         if d.mean is not None
     }
     notes = dict.fromkeys(d.note for d in differences if d.note)
-    return _Compared(intervals, gaps, notes=tuple(notes))
+    short = [SHORT_INTERVALS] if len(trials) in FEW_TRIALS else []
+    return _Compared(intervals, gaps, notes=(*notes, *short))
 
 
 def _several(values: Mapping[str, pl.DataFrame], names: Sequence[str], baseline: str | None, low: bool) -> _Compared:

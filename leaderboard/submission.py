@@ -20,20 +20,21 @@ from .fields import (
     Contact,
     Count,
     DataSeed,
-    Fact,
     Finite,
     Hash,
     Identifier,
     Label,
     Link,
+    Many,
     Moment,
     Name,
     Scalar,
     Scalars,
     Seed,
     Sentence,
-    Setting,
+    Settings,
     Sha256,
+    Versions,
 )
 
 SCHEMA_VERSION = "1.0"
@@ -91,9 +92,9 @@ class Data(_Strict):
     """Without `data_seed`."""
     fingerprints: dict[DataSeed, Hash]
     """By `data_seed`; -1 where data are not drawn."""
-    domains: list[Identifier]
+    domains: Many[Identifier]
     """All of the dataset's, in its order."""
-    designated_domains: list[Identifier]
+    designated_domains: Many[Identifier]
     """Those that the data designate to test on; empty: each in turn."""
     score: Literal["accuracy", "rmse"]
     """By which models are selected and compared: a fraction in [0, 1], or in the units of the target."""
@@ -108,14 +109,14 @@ class Data(_Strict):
 class Hyperparameters(_Strict):
     """One setting of a method."""
 
-    algorithm: dict[Identifier, Setting]
+    algorithm: Settings
     optim: Scalars
 
 
 class Environment(_Strict):
     """Where runs were made."""
 
-    versions: dict[Fact, Fact]
+    versions: Versions
     """Of dgbench, Python and the packages that decide numbers."""
     hardware: Scalars
 
@@ -172,12 +173,13 @@ class Submission(_Strict):
     contact: Contact
     suite: SuiteClaim | None
     protocol: Rules
-    datasets: Annotated[list[Data], Field(min_length=1, max_length=100)]
-    hparams: Annotated[list[Hyperparameters], Field(min_length=1, max_length=20_000)]
-    environments: Annotated[list[Environment], Field(min_length=1, max_length=1000)]
-    results: list[Result]
+    datasets: Annotated[list[Data], Field(min_length=1, max_length=100, fail_fast=True)]
+    hparams: Annotated[list[Hyperparameters], Field(min_length=1, max_length=20_000, fail_fast=True)]
+    environments: Annotated[list[Environment], Field(min_length=1, max_length=1000, fail_fast=True)]
+    results: Many[Result]
     """One per criterion and cell that the runs allow, sorted by criterion, dataset, test domain and trial."""
-    aggregates: list[Aggregate]
+    aggregates: Many[Aggregate]
+    """Sorted by criterion, dataset and column."""
     payload: Payload
     supersedes: Sha256 | None
     """Checksum of the submission of which this one changes values."""
@@ -188,41 +190,41 @@ class Submission(_Strict):
 class Runs(_Strict):
     """The runs, as columns of equal length; sorted by `run_id`."""
 
-    run_id: list[Hash]
-    dataset: list[Identifier]
-    train_domains: list[list[Identifier]]
-    val_domains: list[list[Identifier]]
-    test_domains: list[list[Identifier]]
+    run_id: Many[Hash]
+    dataset: Many[Identifier]
+    train_domains: Many[Many[Identifier]]
+    val_domains: Many[Many[Identifier]]
+    test_domains: Many[Many[Identifier]]
     """One domain, or two for the runs that serve domain_cross_validation, or all that the data designate."""
-    trial_seed: list[Count]
-    data_seed: list[Seed]
+    trial_seed: Many[Count]
+    data_seed: Many[Seed]
     """-1 where data are not drawn."""
-    hparams: list[Count]
+    hparams: Many[Count]
     """Place in the submission's `hparams`."""
-    hparams_seed: list[Count]
-    environment: list[Count]
+    hparams_seed: Many[Count]
+    environment: Many[Count]
     """Place in the submission's `environments`."""
-    status: list[Literal["complete", "diverged", "failed", "interrupted"]]
-    begun: list[Finite]
+    status: Many[Literal["complete", "diverged", "failed", "interrupted"]]
+    begun: Many[Finite]
     """Seconds since 1970, UTC."""
-    finished: list[Finite | None]
-    seconds: list[Finite | None]
+    finished: Many[Finite | None]
+    seconds: Many[Finite | None]
     """Time of training and evaluating."""
-    peak_memory: list[Count | None]
+    peak_memory: Many[Count | None]
     """Bytes."""
 
 
 class Evaluations(_Strict):
     """The scores of the runs, as columns of equal length; of the weights that `averaging` asks for."""
 
-    run: list[Count]
+    run: Many[Count]
     """Place in the columns of `Runs`."""
-    step: list[Count]
-    split: list[Identifier]
-    domain: list[Identifier]
-    value: list[Finite | None]
-    """The dataset's score; null: not a number, in a run that diverged."""
-    n: list[Count]
+    step: Many[Count]
+    split: Many[Identifier]
+    domain: Many[Identifier]
+    value: Many[Finite | None]
+    """The dataset's score; null: an error that is not a number, in a run that diverged."""
+    n: Many[Count]
 
 
 class Tables(_Strict):

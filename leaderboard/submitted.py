@@ -121,8 +121,13 @@ def results(rows: pl.DataFrame) -> tuple[list[dict[str, Any]], pl.DataFrame]:
         selection(name).choose(rows).select(pl.lit(name).alias("criterion"), pl.all()) for name in criteria()
     )
     names = ("criterion", "dataset", "test_domain", "trial_seed", "data_seed", "run_id", "step")
+    by = pl.col("selection_value").fill_nan(None)
     found = chosen.sort(names[:5]).select(
-        *names, pl.col("selection_value").fill_nan(None), pl.col("value").fill_nan(None), "n"
+        *names,
+        # Errors are chosen by as negatives, of which that of 0 is no other number.
+        pl.when(by == 0).then(0.0).otherwise(by).alias("selection_value"),
+        pl.col("value").fill_nan(None),
+        "n",
     )
     return found.to_dicts(), chosen
 

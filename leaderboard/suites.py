@@ -9,7 +9,7 @@ from dgbench.registry import UnknownName
 
 @dataclass(frozen=True)
 class Suite:
-    """What a submission to it has to hold: every test domain of every dataset in every trial, so trained.
+    """What a submission to it has to hold: every test domain of every dataset in every trial, so trained to the end.
 
     Domains are those of the datasets' cards, and whatever `keys` leave out is the default of each dataset and method:
     network, schedule of evaluations, hyper-parameters.

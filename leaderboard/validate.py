@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pydantic
 
-from . import checks, claims, neighbours, submitted
-from .bounded import Refused, below, parse, read_file, shown, unpack
+from . import checks, claims, evaluated, neighbours, submitted
+from .bounded import MAX_PROBLEMS, Refused, below, named, parse, read_file, shown, unpack
+from .entries import FILE
 from .recomputed import AGGREGATE_KEY, RESULT_KEY, follows
 from .submission import Payload, Submission, Tables, checksum
+from .wording import ANEW
 
-ANEW = "Write the file anew with `dgbench submit`."
 SHOWN = 20
 _OPTIONS = ("contact", "created", "supersedes", "paper", "code", "summary")
+_REMEDIES = {"label": "Give the runs another label."}
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,38 @@ class Verdict:
         claim = self.submission.suite
         suite = "no suite" if claim is None else f"suite {claim.name} {claim.version}"
         number = self.cells.select("dataset", "test_domain", "trial_seed", "data_seed").n_unique()
-        return f"{self.path}: valid ({self.submission.method.name}, {suite}, {number} cells)"
+        return f"{named(self.path)}: valid ({self.submission.method.name}, {suite}, {number} cells)"
 
 
-def validate(paths: Sequence[str | Path]) -> list[Verdict]:
+def validate(paths: Sequence[str | Path], former: Sequence[Verdict] = ()) -> list[Verdict]:
     """Check files, each by itself and beside the others.
 
     Args:
         paths: submissions.
+        former: verdicts of those that are published; where two clash, the other is at fault.
 
     Raises:
         FileNotFoundError: a path that is not there.
     """
     verdicts = [_verdict(Path(path)) for path in dict.fromkeys(paths)]
-    shared = neighbours.problems(verdicts)
+    shared = neighbours.problems(verdicts, former)
     return [replace(v, problems=(*v.problems, *more)) for v, more in zip(verdicts, shared, strict=True)]
+
+
+def judge(paths: Sequence[Path], former: Sequence[Verdict] = ()) -> list[Verdict]:
+    """Check files and folders of them, in which nothing else may be.
+
+    Args:
+        paths: submissions, or folders.
+        former: as `validate` takes it.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+    """
+    found = [file for path in paths for file in (sorted(path.iterdir()) if _is_folder(path) else [path])]
+    wrong = {file: sentence for file in found if (sentence := _misfit(file))}
+    verdicts = validate([file for file in found if file not in wrong], former)
+    return [*verdicts, *(Verdict(file, (sentence,)) for file, sentence in wrong.items())]
 
 
 def sentences(files: Sequence[Path], against: Path | None = None) -> tuple[list[str], list[str]]:
@@ -71,22 +91,36 @@ def sentences(files: Sequence[Path], against: Path | None = None) -> tuple[list[
     Raises:
         FileNotFoundError: a path that is not there.
     """
-    verdicts = validate(files_of(files))
-    former = [] if against is None else validate(files_of([against]))
-    refused = [f"{v.path}: {problem}" for v in verdicts for problem in _some(v.problems)]
+    former = [] if against is None else judge([against])
+    verdicts = judge(files, former)
+    refused = [f"{named(v.path)}: {problem}" for v in verdicts for problem in _some(v.problems)]
     refused += neighbours.changes(verdicts, former)
     return [v.line for v in verdicts if not v.problems], refused
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the `.json` files in them, sorted."""
-    return [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+def _is_folder(path: Path) -> bool:
+    # A link could show another folder than the one that is published.
+    return path.is_dir() and not path.is_symlink()
+
+
+def _misfit(file: Path) -> str | None:
+    """Why a file could not stand in a folder of submissions, whatever it holds."""
+    if file.is_symlink():
+        return "$: got a link, expected the file itself. Put a copy in its place."
+    if file.exists() and not file.is_file():
+        return "$: got no regular file, expected a submission. Name one that `dgbench submit` wrote."
+    if not FILE.fullmatch(file.name):
+        return (
+            f"$: got a file called {file.name!a}, expected a-z, A-Z, 0-9, _, - and . with .json at the end, for it "
+            "becomes part of an address. Rename it, or take it away if it is no submission."
+        )
+    return None
 
 
 def _some(problems: Sequence[str]) -> Iterator[str]:
     yield from problems[:SHOWN]
     if len(problems) > SHOWN:
-        yield f"and {len(problems) - SHOWN} more."
+        yield f"and {'at least ' * (len(problems) >= MAX_PROBLEMS)}{len(problems) - SHOWN} more."
 
 
 def _verdict(path: Path) -> Verdict:
@@ -105,28 +139,33 @@ def examine(submission: Submission, said: Mapping[str, Any], path: Path) -> Verd
         said: the JSON that it was made of.
         path: its file, for messages.
     """
-    found = (
-        []
-        if checksum(said) == submission.checksum
-        else [f"$.checksum: got {submission.checksum}, expected {checksum(said)}, the hash of the rest. {ANEW}"]
-    )
-    found += [*checks.method(submission), *checks.data(submission)]
+    found = list(islice(_about(submission, said), MAX_PROBLEMS))
     try:
         tables = as_tables(submission.payload)
     except Refused as refused:
         return Verdict(path, (*found, *str(refused).splitlines()), submission)
-    amiss = list(checks.runs(submission, tables))
+    amiss = list(islice(checks.runs(submission, tables), MAX_PROBLEMS))
     if found or amiss:
         # Of runs that fit nothing, nothing can be computed.
         return Verdict(path, (*found, *amiss), submission)
     runs, rows = submitted.frames(submission, tables)
     results, cells = submitted.results(rows)
-    found += checks.clock(submission, tables)
-    found += checks.rows(submission, runs, rows)
-    found += follows("$.results", RESULT_KEY, said["results"], results)
-    found += follows("$.aggregates", AGGREGATE_KEY, said["aggregates"], submitted.aggregates(runs, cells))
-    found += claims.claim(submission, tables, runs, cells)
-    return Verdict(path, tuple(found), submission, runs, rows, cells)
+    more = chain(
+        checks.clock(submission, tables),
+        evaluated.rows(submission, runs, rows),
+        claims.claim(submission, tables, runs, rows),
+        follows("$.results", RESULT_KEY, said["results"], results),
+        follows("$.aggregates", AGGREGATE_KEY, said["aggregates"], submitted.aggregates(runs, cells)),
+    )
+    return Verdict(path, tuple(islice(more, MAX_PROBLEMS)), submission, runs, rows, cells)
+
+
+def _about(submission: Submission, said: Mapping[str, Any]) -> Iterator[str]:
+    expected = checksum(said)
+    if expected != submission.checksum:
+        yield f"$.checksum: got {submission.checksum}, expected {expected}, the hash of the rest. {ANEW}"
+    yield from checks.method(submission)
+    yield from checks.data(submission)
 
 
 def as_submission(said: Any) -> Submission:
@@ -155,7 +194,7 @@ def as_tables(payload: Payload) -> Tables:
 
 
 def _sentences(error: pydantic.ValidationError, said: Any, root: str) -> Iterator[str]:
-    for one in error.errors(include_url=False):
+    for one in error.errors(include_url=False)[:MAX_PROBLEMS]:
         is_key, is_missing = one["loc"][-1:] == ("[key]",), one["type"] == "missing"
         steps = one["loc"][:-1] if is_key else one["loc"]
         place, value = root, said
@@ -169,5 +208,5 @@ def _sentences(error: pydantic.ValidationError, said: Any, root: str) -> Iterato
             yield f"{place}: got a field of that name, expected none. {ANEW}"
         else:
             got = f"the name {shown(last)}" if is_key else shown(value)
-            remedy = f"Give another by --{last}." if last in _OPTIONS else ANEW
+            remedy = f"Give another by --{last}." if last in _OPTIONS else _REMEDIES.get(last, ANEW)
             yield f"{place}: got {got}, expected {one['msg'].removeprefix('Input should be ')}. {remedy}"

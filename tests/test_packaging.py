@@ -54,8 +54,8 @@ assert found >= {"DGBenchSweeper", "JoblibLauncher"}, found
 def test_no_records_of_runs_are_kept_in_the_repository():
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("no checkout of git")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    names = [PurePosixPath(path) for path in listed]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = [PurePosixPath(path) for path in listed.stdout.split("\n")]
     assert PurePosixPath("pyproject.toml") in names
     records = {"run.json", "evaluations.jsonl", "wandb", "checkpoints"}
     assert not [str(path) for path in names if records & set(path.parts) or path.suffix in (".pt", ".ckpt", ".log")]

@@ -81,9 +81,11 @@ function go(board) {
   show(board);
 }
 
+// An address that names another place of the page, as the link that skips to the table does, changes no board.
 function fromAddress() {
-  const board = document.getElementById(decodeURIComponent(location.hash.slice(1)))?.closest("section.board");
-  show(board ?? boards()[0]);
+  const name = location.hash.slice(1);
+  const board = document.getElementById(name)?.closest("section.board");
+  show(board ?? ((name && current()) || boards()[0]));
 }
 
 function startChoices() {

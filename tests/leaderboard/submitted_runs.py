@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from dgbench import composition, config, description, registry
+from dgbench.averaging import make_averaging
 from dgbench.leaderboard import submit as submitting
+from dgbench.leaderboard import submitted
 from dgbench.leaderboard.bounded import pack, parse, unpack
 from dgbench.leaderboard.submission import checksum
 from dgbench.leaderboard.suites import suite
-from dgbench.leaderboard.validate import Verdict, validate
+from dgbench.leaderboard.validate import Verdict, as_submission, as_tables, validate
 
 EMBEDDED = suite("embedded")
 STEPS = (0, 100, 200, 300, 400, 499)
@@ -34,6 +37,7 @@ def make_runs(
     trials: Sequence[int] = EMBEDDED.trials,
     test: Sequence[list[int]] | None = None,
     status: str = "complete",
+    steps: Sequence[int] = STEPS,
 ) -> Path:
     """Write the runs of the suite `embedded` with made-up counts of right answers.
 
@@ -45,6 +49,7 @@ def make_runs(
         trials: of the runs.
         test: indices of the test domains of each run; None: each domain by itself.
         status: of the runs.
+        steps: after which the runs were evaluated.
     """
     for dataset in datasets:
         names = (f"algorithm={algorithm}", f"dataset={dataset}", f"runs_dir={runs_dir}", *EMBEDDED.keys, *keys)
@@ -53,29 +58,35 @@ def make_runs(
         made = composition.compose([*names, "test_domains=[0]"])
         for left_out in [[index] for index in range(number)] if test is None else test:
             for trial in trials:
-                _write(config.resolve({**made, "test_domains": left_out, "trial_seed": trial}), status)
+                _write(config.resolve({**made, "test_domains": left_out, "trial_seed": trial}), status, steps)
     return runs_dir
 
 
-def _write(run: Any, status: str) -> None:
+def _write(run: Any, status: str, steps: Sequence[int]) -> None:
     sizes = {domain.name: len(domain) for domain in run.dataset.domains}
     domains, generator = asdict(run.domains), np.random.default_rng(int(run.run_id, 16))
     pairs = [("out", name) for name in (*domains["train"], *domains["test"])]
-    pairs += [("in", name) for name in domains["test"]]
+    pairs += [("in", name) for name in (*domains["val"], *domains["test"])]
+    average = make_averaging(run.keys.averaging)
     run.folder.create()
     lines = []
-    for step in STEPS:
+    for step in steps:
         values: dict[str, float] = {}
         n: dict[str, int] = {}
         for split, name in pairs:
             held_out = int(sizes[name] * 0.2)
             count = held_out if split == "out" else sizes[name] - held_out
+            if split == "in" and name in domains["test"]:
+                count -= int(count * run.protocol.uda_holdout_fraction)
+            n[f"{split}/{name}"] = count
+            if run.dataset.task.score == "rmse":
+                values[f"{split}/{name}/rmse"] = float(generator.random())
+                continue
             right = int(generator.integers(count + 1))
             values |= {f"{split}/{name}/accuracy": right / count, f"{split}/{name}/nll": 1.0}
-            n[f"{split}/{name}"] = count
         # A run with an average of the weights evaluates the last ones too; those must not be sent.
-        average = run.keys.averaging.split(":")[0]
-        for weights in ("last",) if average == "none" else ("last", average):
+        averaged = average is not None and (step == steps[-1] or not average.only_at_end)
+        for weights in ("last", average.name) if average and averaged else ("last",):
             lines.append({"step": step, "weights": weights, "values": values, "n": n})
     run.folder.lines_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = {**description.header(run), "created": BEGUN, "finished": BEGUN + 60}
@@ -92,6 +103,16 @@ def changed(said: Json, change: Callable[[Json], Any]) -> Json:
     """A copy with one change; whoever makes it would compute the checksum again."""
     made = copy.deepcopy(said)
     change(made)
+    return {**made, "checksum": checksum(made)}
+
+
+def forged(said: Json, change: Callable[[Json], Any]) -> Json:
+    """A copy with one change, and all that follows from it computed again by the project's own functions."""
+    made = changed(said, change)
+    submission = as_submission(made)
+    runs, rows = submitted.frames(submission, as_tables(submission.payload))
+    made["results"], chosen = submitted.results(rows)
+    made["aggregates"] = submitted.aggregates(runs, chosen)
     return {**made, "checksum": checksum(made)}
 
 
@@ -134,12 +155,28 @@ def inside(change: Callable[[Json], Any]) -> Callable[[Json], None]:
     return lambda said: repack(said, change)
 
 
-def refused(folder: Path, said: Json, change: Callable[[Json], Any]) -> str:
-    """What is said of a valid submission after one change; fails if it is not valid before."""
+def refused(folder: Path, said: Json, change: Callable[[Json], Any], make: Callable[..., Json] = changed) -> str:
+    """What is said of a valid submission after one change; fails if it is not valid before.
+
+    Args:
+        folder: for files.
+        said: the submission.
+        change: the change.
+        make: how it is made: `changed`, or `forged` of what only its rows can betray.
+    """
     assert judge(folder, said).problems == ()
-    verdict = judge(folder, changed(said, change))
+    verdict = judge(folder, make(said, change))
     assert verdict.problems
     return "\n".join(verdict.problems)
+
+
+def evaluations(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[Json], None]:
+    """A change of the evaluations, as a frame with the columns of `Evaluations`."""
+
+    def within(tables: Json) -> None:
+        tables["evaluations"] = change(pl.DataFrame(tables["evaluations"])).to_dict(as_series=False)
+
+    return inside(within)
 
 
 def judge(folder: Path, content: Json | str | bytes, name: str = "submission.json") -> Verdict:

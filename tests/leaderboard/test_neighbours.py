@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from dgbench import cli
+from dgbench.cells import CELL
+from dgbench.leaderboard.entries import entries
 from dgbench.leaderboard.submit import write
-from dgbench.leaderboard.validate import sentences, validate
+from dgbench.leaderboard.tabs import tabs
+from dgbench.leaderboard.validate import judge, sentences, validate
 from tests.leaderboard.submitted_runs import CONTACT, CREATED, Json, changed, inside, make_runs, put, submit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +57,16 @@ def test_one_name_is_one_algorithm(small: Json, tmp_path: Path):
     assert "got 'ours' (vrex), which can be taken for 'ours' (erm)" in said
 
 
+def test_a_method_has_one_submission_to_a_suite(submission: Json, tmp_path: Path):
+    first = place(tmp_path, submission, "a.json")
+    second = place(tmp_path, changed(submission, put("environments", 0, "hardware", "threads", to=2)), "b.json")
+    assert validate([first])[0].problems == validate([second])[0].problems == ()
+    assert validate([first, second])[1].problems == (
+        f"$.suite: got embedded version 1 for 'erm' (erm), as {first} has it, expected one submission of a method to a "
+        "suite. Keep one of the two.",
+    )
+
+
 def test_a_cell_stands_in_one_file(small: Json, tmp_path: Path):
     first, second = place(tmp_path, small, "a.json"), place(tmp_path, small, "b.json")
     (said,) = validate([first, second])[1].problems
@@ -64,40 +77,32 @@ def test_a_cell_stands_in_one_file(small: Json, tmp_path: Path):
     assert validate([first, place(tmp_path, other, "c.json")])[1].problems == ()
 
 
-def test_published_values_stay_unless_it_is_said(small: Json, tmp_path: Path):
-    before, now = tmp_path / "before", tmp_path / "now"
-    old = place(before, small)
-    place(now, small)
-    assert sentences([now], before)[1] == []
-    # The same runs without their last evaluation.
-    runs = make_runs(tmp_path / "r", datasets=["digits_color", "digits_rot"], test=[[0], [1]], trials=[0, 1])
-    for file in runs.glob("*/evaluations.jsonl"):
-        lines = file.read_text().splitlines(keepends=True)
-        file.write_text("".join(lines[:-1]))
-    new = submit(runs, suite=None)
-    place(now, new)
-    (said,) = sentences([now], before)[1]
-    assert said.startswith(f"{old}: $.results: ")
-    assert "expected published values to stay" in said
-    assert said.endswith(f"Submit with --supersedes {small['checksum']}, or leave the file as it was.")
-    place(now, submit(runs, suite=None, supersedes=small["checksum"]))
-    assert sentences([now], before)[1] == []
-    (now / "a.json").unlink()
-    assert " is gone (and 31 more)" in sentences([now], before)[1][0]
+# Each is another text of the same setting: keys of cells are hashes of texts.
+SPELLED = {
+    "null in the network": put("datasets", 0, "network", "more", to=None),
+    "null in the trainer": put("datasets", 0, "trainer", "more", to=None),
+    "true for 1": put("datasets", 0, "trainer", "devices", to=True),
+    "a float for 1": put("datasets", 0, "trainer", "devices", to=1.0),
+}
 
 
-def test_a_changed_value_is_named(small: Json, tmp_path: Path):
-    runs = make_runs(tmp_path / "r", datasets=["digits_color", "digits_rot"], test=[[0], [1]], trials=[0, 1])
-    result = next(row for row in small["results"] if row["criterion"] == "last_step")
-    file = runs / result["run_id"] / "evaluations.jsonl"
-    old = f'"in/{result["test_domain"]}/accuracy": {result["value"]!r}'
-    assert old in file.read_text()
-    file.write_text(file.read_text().replace(old, f'"in/{result["test_domain"]}/accuracy": 1.0'))
-    place(tmp_path / "now", submit(runs, suite=None))
-    place(tmp_path / "before", small)
-    (said,) = sentences([tmp_path / "now"], tmp_path / "before")[1]
-    assert f"$.results: {result['value']!r} of " in said
-    assert f" / digits_color / {result['test_domain']} / {result['trial_seed']} became 1.0" in said
+@pytest.fixture(scope="module")
+def on_one_dataset(tmp_path_factory: pytest.TempPathFactory) -> Json:
+    return submit(make_runs(tmp_path_factory.mktemp("one"), datasets=["digits_color"], trials=[0]), suite=None)
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_a_cell_stays_one_however_its_setting_is_spelled(case, on_one_dataset: Json, tmp_path: Path):
+    said = on_one_dataset
+    assert said["datasets"][0]["trainer"]["devices"] == 1
+    first, second = place(tmp_path, said, "a.json"), place(tmp_path, changed(said, SPELLED[case]), "b.json")
+    (one,), (other,) = validate([first]), validate([second])
+    assert one.problems == other.problems == ()
+    assert one.cells is not None
+    assert other.cells is not None
+    assert len(one.cells.join(other.cells, on=CELL, how="semi")) == 0
+    (problem,) = validate([first, second])[1].problems
+    assert f", which {first} has too, expected each cell in one file." in problem
 
 
 def test_the_commands(small: Json, tmp_path: Path, capsys, monkeypatch):
@@ -112,7 +117,7 @@ def test_the_commands(small: Json, tmp_path: Path, capsys, monkeypatch):
         0,
         f"{file}: valid (erm, no suite, 3 cells)\n",
     )
-    broken = place(tmp_path, changed(small, inside(put("evaluations", "value", 0, to=7.0))), "[b]roken.json")
+    broken = place(tmp_path / "[b]", changed(small, inside(put("evaluations", "value", 0, to=7.0))), "broken.json")
     code, out, err = run(capsys, monkeypatch, "leaderboard", "validate", file, broken)
     assert (code, out) == (1, f"{file}: valid (erm, no suite, 3 cells)\n")
     assert err.startswith(f"{broken}: $.payload.evaluations.value[0]: got 7.0 of n=")
@@ -120,7 +125,9 @@ def test_the_commands(small: Json, tmp_path: Path, capsys, monkeypatch):
     code, out, err = run(capsys, monkeypatch, "leaderboard", "validate", tmp_path / "half.json", file)
     assert (code, out) == (1, f"{file}: valid (erm, no suite, 3 cells)\n")
     assert err.startswith(f"{tmp_path / 'half.json'}: $: no JSON at line 1, column 2")
-    assert run(capsys, monkeypatch, "leaderboard", "validate", tmp_path / "no.json")[0] == 1
+    code, out, err = run(capsys, monkeypatch, "leaderboard", "validate", tmp_path / "no.json")
+    assert (code, out) == (1, "")
+    assert err == f"Error: {tmp_path / 'no.json'} is not there. Name a submission that `dgbench submit` wrote.\n"
     code, out, err = run(capsys, monkeypatch, "submit", runs, *given, "--suite", "embedded", "--out", "x.json")
     assert (code, out, Path("x.json").exists()) == (1, "", False)
     assert err.startswith("Error: The runs make no valid submission.")
@@ -133,5 +140,15 @@ def test_of_many_problems_some_are_said(small: Json, tmp_path: Path):
     assert refused[-1].endswith("a.json: and 12 more.")
 
 
-def test_what_is_published_here_is_valid():
-    assert sentences([ROOT / "leaderboard" / "submissions"])[1] == []
+def test_what_is_published_here_is_valid_and_makes_a_board():
+    published = judge([ROOT / "leaderboard" / "submissions"])
+    assert [(v.path.name, v.problems) for v in published if v.problems] == []
+    said = {v.path.name: v.submission for v in published if v.submission is not None}
+    names = {one.method.name for one in said.values()}
+    assert len(names) == len(said) >= 12
+    assert "erm" in names
+    assert {one.suite.name for one in said.values() if one.suite is not None} == {"embedded"}
+    assert all(one.suite is not None for one in said.values())
+    for panel in tabs(entries(said))[0].panels:
+        assert {row.entry.name for row in panel.board.ranked} == names
+        assert panel.board.baseline.name == "erm"

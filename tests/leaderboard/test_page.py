@@ -125,6 +125,36 @@ def test_the_same_submissions_give_the_same_bytes(tmp_path):
     assert contents[0]["submissions/erm.json"] == files["erm.json"]
 
 
+def test_what_an_earlier_page_left_is_taken_away(tmp_path):
+    said = boards.many()
+    files = {name: one.model_dump_json().encode() for name, one in said.items()}
+    copies, out = tmp_path / "a" / "submissions", tmp_path / "a"
+    page.write(tabs(entries(said)), files, out)
+    assert {path.name for path in copies.iterdir()} == said.keys()
+    (copies / "notes.txt").write_text("mine")
+    (copies / "old.json").mkdir()
+    fewer = {name: one for name, one in said.items() if name != "vrex.json"}
+    page.write(tabs(entries(fewer)), {name: files[name] for name in fewer}, out)
+    assert {path.name for path in copies.iterdir()} == {*fewer, "notes.txt", "old.json"}
+    # But not where no page is: the folder may be one that others are read from.
+    (out / "index.html").unlink()
+    (copies / "vrex.json").write_bytes(files["vrex.json"])
+    page.write(tabs(entries(fewer)), {name: files[name] for name in fewer}, out)
+    assert (copies / "vrex.json").exists()
+
+
+def test_one_value_takes_a_bounded_part_of_the_page():
+    """A schema bounds lists; the page does not rely on that."""
+    said = boards.submission("erm", boards.values(0.8, 0))
+    usual = len(html({"erm.json": said}))
+    hparams = said.hparams[0].model_copy(update={"algorithm": {"a": [0.5] * 100_000, "b": "x" * 100_000}})
+    network = {**said.datasets[0].network, "a": "y" * 100_000}
+    data = [one.model_copy(update={"network": network}) for one in said.datasets]
+    made = html({"erm.json": said.model_copy(update={"hparams": [hparams], "datasets": data})})
+    number = made.count('<section class="board"')
+    assert len(made) < usual + number * 10_000
+
+
 def test_an_empty_board_says_how_to_begin():
     text = "".join(Reader(html({})).text)
     assert "No submissions yet." in text

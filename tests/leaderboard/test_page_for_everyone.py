@@ -38,6 +38,19 @@ def test_keyboard_is_enough(window):
     assert window.title == "digits_color: accuracy in %, selected by oracle"
 
 
+def test_skipping_to_the_table_keeps_the_board(window):
+    window.open("#dataset-digits_rot-1-oracle")
+    title = "digits_rot: accuracy in %, selected by oracle"
+    assert window.title == title
+    window.script("document.querySelector('a.skip').focus()")
+    assert window.focused.text == "Skip to the table"
+    window.press(Keys.ENTER)
+    assert window.script("return location.hash") == "#boards"
+    assert window.title == title
+    window.press(Keys.TAB)
+    assert window.script("return document.activeElement.closest('section.board').id") == "dataset-digits_rot-1-oracle"
+
+
 def test_light_and_dark(window):
     back = "return getComputedStyle(document.documentElement).backgroundColor"
     assert window.script(back) == "rgb(255, 255, 255)"
@@ -74,6 +87,9 @@ def test_fits_a_phone(window):
     assert window.script("return arguments[0].scrollLeft", scroller) == 300
     left = window.script("return arguments[0].getBoundingClientRect().left", window.all("th.method")[1])
     assert 0 <= left < 30
+    # The line below a row goes on under the cell that stays: collapsed borders scroll away from it.
+    style = "const of = getComputedStyle(arguments[0]); return [of.borderBottomWidth, of.borderCollapse]"
+    assert window.script(style, window.all("tr.entry > th.method")[0]) == ["1px", "separate"]
 
 
 def test_reads_without_the_script(window):

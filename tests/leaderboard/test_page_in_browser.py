@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from selenium.webdriver import Keys
 from selenium.webdriver.support.ui import Select
 
@@ -66,6 +67,20 @@ def test_an_address_names_a_board(window):
     assert window.title == "digits_color: accuracy in %, selected by oracle"
     assert window.one("nav a[aria-current]").text == "digits_color"
     assert window.script("return scrollY") == 0
+
+
+@pytest.mark.parametrize("fragment", ["#%", "#%E0%A4%A", "#nothing", "#boards", "#", "#suite-embedded-1"])
+def test_an_address_that_names_no_board_shows_the_first(window, fragment):
+    window.open(fragment)
+    assert window.title == "embedded: accuracy in %, selected by train_validation"
+    assert len(window.methods) == 13
+
+
+def test_going_back_to_the_bare_address_shows_the_first_board(window):
+    window.one("nav a[data-tab=dataset-digits_rot]").click()
+    assert window.title.startswith("digits_rot: ")
+    window.driver.back()
+    assert window.title.startswith("embedded: ")
 
 
 def test_opens_the_drill_down(window):

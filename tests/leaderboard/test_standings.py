@@ -6,9 +6,11 @@ import itertools
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
+from dgbench.leaderboard import standings
 from dgbench.leaderboard.entries import entries
 from dgbench.leaderboard.tabs import tabs
 from tests import boards
@@ -115,6 +117,15 @@ def test_trials_of_the_drill_down(made):
         assert numbers == pytest.approx((*OF["a"]["digits_color"][trial], trial_means("a", "digits_color")[trial]))
 
 
+@pytest.mark.parametrize(("seeds", "names"), [((4, 4), ["0", "1"]), ((0, 1), ["0/0", "1/1"])])
+def test_trials_are_named_by_draws_of_the_data_where_these_tell_them_apart(seeds, names):
+    rows = [
+        {"trial": f"{trial}/{seed}", "trial_seed": trial, "data_seed": seed, "test_domain": "a", "value": 0.5}
+        for trial, seed in enumerate(seeds)
+    ]
+    assert [name for name, _ in standings._trials(pl.DataFrame(rows), ["a"])] == names
+
+
 def test_lower_is_better():
     of = {name: values(mean, seed, ("digits_rot",)) for seed, (name, mean) in enumerate({"erm": 0.5, "x": 0.2}.items())}
     said = {f"{n}.json": submission(n, v, suite=None, changes={"score": "rmse"}) for n, v in of.items()}
@@ -175,18 +186,3 @@ def test_only_what_was_made_alike_is_ranked_together():
         "dgbench, 500 steps, mlp, protocol.holdout_fraction=0.5": {"held"},
     }
     assert tab.settings[0] == "dgbench, 500 steps, mlp, protocol.holdout_fraction=0.2"
-
-
-def test_names_baselines_and_files():
-    said = {
-        "first.json": submission("erm", values(0.8, 0), created="2026-02-01T00:00:00Z"),
-        "second.json": submission("erm", values(0.7, 1), created="2026-01-01T00:00:00Z"),
-        "third.json": submission("vrex", values(0.75, 2)),
-    }
-    made = tabs(entries(said))[0].panels[0].board
-    assert [row.entry.name for row in made.rows] == ["erm (first)", "vrex", "erm (second)"]
-    assert made.baseline.name == "erm (second)"
-    alone = tabs(entries({"third.json": said["third.json"]}))[0].panels[0].board
-    assert (alone.baseline, alone.rows[0].rank, alone.rows[0].rank_interval) == (None, 1, None)
-    with pytest.raises(ValueError, match=r"is called 'a b.json', expected a-z, .* Rename it."):
-        entries({"a b.json": said["first.json"]})

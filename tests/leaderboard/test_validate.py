@@ -13,6 +13,7 @@ from tests.leaderboard.submitted_runs import drop, judge, put, refused
 
 ROW = ("method", "label")
 DATA = ("datasets", 0)
+OPTIONS = "$.datasets[0].protocol: some options are missing or of another type, expected all, resolved."
 FORM = {
     "missing field": (drop("method", "summary"), "$.method.summary: is missing, expected a value."),
     "unknown field": (put("html", to="x"), "$.html: got a field of that name, expected none."),
@@ -98,7 +99,8 @@ MEANING = {
     ),
     "data of the reader": (
         put(*DATA, "name", to="csv"),
-        "$.datasets[0].name: got csv, whose domains are the reader's own,",
+        "$.datasets[0].name: got csv, whose domains are the reader's own, expected data that others have too. "
+        "Contribute them as a dataset of their own first.",
     ),
     "dataset twice": (
         put("datasets", 1, "name", to="digits_color"),
@@ -124,14 +126,8 @@ MEANING = {
         put(*DATA, "protocol", "cheat", to=1),
         "$.datasets[0].protocol: 'protocol.cheat' is not a known key.",
     ),
-    "option missing": (
-        drop(*DATA, "protocol", "sampling"),
-        "$.datasets[0].protocol: some options are missing or of another",
-    ),
-    "option as text": (
-        put(*DATA, "protocol", "num_steps", to="500"),
-        "$.datasets[0].protocol: some options are missing or",
-    ),
+    "option missing": (drop(*DATA, "protocol", "sampling"), OPTIONS),
+    "option as text": (put(*DATA, "protocol", "num_steps", to="500"), OPTIONS),
     "option that is none": (
         put(*DATA, "protocol", "num_steps", to=0),
         "$.datasets[0].protocol: protocol.num_steps=0, expec",
@@ -144,7 +140,17 @@ MEANING = {
         put(*DATA, "protocol", "name", to="mine"),
         "$.datasets[0].protocol.name: got 'mine', and in $.protocol",
     ),
-    "rule as text": (put("protocol", "use_unfinished", to="no"), "$.protocol: got error_bar, use_unfinished, "),
+    "rule as text": (
+        put("protocol", "use_unfinished", to="no"),
+        "$.protocol.use_unfinished: got 'no', expected such as false.",
+    ),
+    "rule as a number": (put("protocol", "literal", to=0), "$.protocol.literal: got 0, expected such as false."),
+    "option as a fraction": (put(*DATA, "protocol", "num_steps", to=500.0), OPTIONS),
+    "option as a number": (put(*DATA, "protocol", "evaluate_last", to=1), OPTIONS),
+    "a source of what is dgbench's": (
+        put("method", "source", to="0" * 16),
+        "$.method.source: got 0000000000000000, the hash of a file of your own, but erm comes with dgbench, expected",
+    ),
     "nameless network": (
         drop(*DATA, "network", "name"),
         "$.datasets[0].network.name: got null, expected the network's name",
@@ -171,6 +177,11 @@ def test_all_problems_of_a_file_are_said(small, tmp_path: Path):
 
     said = refused(tmp_path, small, change).splitlines()
     assert [line.split(":")[0] for line in said] == ["$.method.paper", "$.contact"]
+
+
+def test_an_unknown_rule_is_said_once_and_where_it_stands(small, tmp_path: Path):
+    (said,) = refused(tmp_path, small, put("protocol", "cheat", to=1)).splitlines()
+    assert said.startswith("$.protocol.cheat: 'cheat' is not a known rule of the protocol. Known: error_bar, use_unfin")
 
 
 def test_no_two_algorithms_can_be_taken_for_each_other():
