@@ -16,6 +16,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,21 @@ def _others(index: pl.DataFrame, stamps: pl.DataFrame, parent: Path) -> pl.DataF
 def _batches(stamps: pl.DataFrame, source: Source) -> Iterator[tuple[pl.DataFrame, list[int]]]:
     """What files say, some at a time, and which of them had the size that the system told."""
     batch = pl.col("size").cum_sum() // BATCH
-    for part in stamps.with_columns(batch=batch).partition_by("batch", maintain_order=True):
+    parts = stamps.with_columns(batch=batch).partition_by("batch", maintain_order=True)
+
+    def read(part: pl.DataFrame) -> tuple[list[str], list[bytes]]:
         paths = [os.path.join(*names) for names in part.select("parent", "name").iter_rows()]
-        texts = [_content(f"{path}/{source.file}", size) for path, size in zip(paths, part["size"], strict=True)]
-        rows = source.parse(texts, paths)
-        whole = pl.Series([len(text) for text in texts], dtype=pl.Int64) == part["size"]
-        yield rows.with_columns(place=part["place"].gather(rows["place"])), part["place"].filter(whole).to_list()
+        return paths, [_content(f"{path}/{source.file}", size) for path, size in zip(paths, part["size"], strict=True)]
+
+    # One batch is read ahead while another is parsed.
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(read, part) for part in parts[:1]]
+        for place, part in enumerate(parts):
+            paths, texts = ahead.pop().result()
+            ahead += [pool.submit(read, following) for following in parts[place + 1 : place + 2]]
+            rows = source.parse(texts, paths)
+            whole = pl.Series([len(text) for text in texts], dtype=pl.Int64) == part["size"]
+            yield rows.with_columns(place=part["place"].gather(rows["place"])), part["place"].filter(whole).to_list()
 
 
 def _content(path: str, size: int) -> bytes:

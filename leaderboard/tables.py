@@ -196,7 +196,8 @@ def make_tables(runs: pl.DataFrame, rows: pl.DataFrame, chooser: Selection, metr
         metric: what is reported; None: the score by which is selected.
     """
     covered, chosen = coverage(runs), chooser.choose(rows, metric)
-    facts = with_cells(runs).group_by(TABLE).agg(pl.col(_FACTS).first()).sort(TABLE)
+    of_cells = with_cells(runs)
+    facts = of_cells.group_by(TABLE).agg(pl.col(_FACTS).first()).sort(TABLE)
     if metric is not None:
         facts = facts.with_columns(score=pl.lit(metric))
     cells = (
@@ -206,17 +207,17 @@ def make_tables(runs: pl.DataFrame, rows: pl.DataFrame, chooser: Selection, metr
     )
     cells = cells.with_columns(criterion=pl.lit(chooser.name))
     labels = notes.labels(facts)
+    without = missing_pairs(runs) if chooser.needs_pairs else None
     sheets, averages = [], []
     for fact, label in zip(facts.iter_rows(named=True), labels, strict=True):
         of = [pl.col(name) == fact[name] for name in TABLE]
         mine = cells.filter(of)
         names = set(mine["column"])
         columns = [name for name in fact["dataset_domains"].split(" ") if name in names] + [AVERAGE]
-        its_runs = with_cells(runs).filter(of)
+        its_runs = of_cells.filter(of)
         said = notes.of_table(its_runs, covered.filter(of), chosen.filter(of), chooser, fact["score"])
-        if chooser.needs_pairs:
-            lacking = missing_pairs(runs).filter(pl.col("run_id").is_in(its_runs["run_id"].implode()))
-            said = (*said, *notes.of_pairs(lacking))
+        if without is not None:
+            said = (*said, *notes.of_pairs(without.filter(pl.col("run_id").is_in(its_runs["run_id"].implode()))))
         lines = make_lines(mine, columns, fact["score"])
         title, subtitle = notes.heading(label, fact, chooser, its_runs)
         sheets.append(Sheet(title, subtitle, tuple(columns), lines, fact["score"] in IN_PERCENT, said))
