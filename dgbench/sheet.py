@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import dgbench
-from dgbench import composition, hparams
+from dgbench import composition, hparams, prose
 from dgbench.algorithm import Needs
 from dgbench.dataset import Card
 from dgbench.hparams import HParam
@@ -45,7 +43,6 @@ NEEDS: Mapping[str, Callable[[Any], str]] = {
 OF_THE_DOCSTRING = ("Splits",)
 # What other presets are compared with.
 DEFAULT_PRESET = "dgbench"
-HEADING = re.compile(r"[A-Z][A-Za-z ]*:")
 
 
 def algorithm(name: str) -> Iterator[RenderableType]:
@@ -127,8 +124,8 @@ def dataset(name: str) -> Iterator[RenderableType]:
     card: Card = cls.card
     yield _title(name, f"{cls.__name__}, version {card.version}", datasets.place(name).path)
     yield Text(f"\n{card.summary}")
-    prose, headings = _split(inspect.cleandoc(cls.__doc__ or ""))
-    yield from _paragraphs(prose)
+    text, headings = prose.split(inspect.cleandoc(cls.__doc__ or ""))
+    yield from _paragraphs(text)
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -152,7 +149,7 @@ def protocol(name: str) -> Iterator[RenderableType]:
         UnknownName: no such preset.
     """
     usual, own = (Protocol(**composition.compose([f"protocol={n}"])["protocol"]) for n in (DEFAULT_PRESET, name))
-    meanings = _comments(((configs() / "protocol") / f"{DEFAULT_PRESET}.yaml").read_text("utf-8"))
+    meanings = prose.comments(((configs() / "protocol") / f"{DEFAULT_PRESET}.yaml").read_text("utf-8"))
     yield _title(name, "preset of the protocol", (configs() / "protocol") / f"{name}.yaml")
     for heading, keys in (("What is run", own.decisive), ("How finished runs are read", own.reporting)):
         yield _heading(heading)
@@ -166,24 +163,6 @@ def protocol(name: str) -> Iterator[RenderableType]:
         yield _table(("name", "value", "meaning"), rows)
     mark = f"* differs from {DEFAULT_PRESET}. " if name != DEFAULT_PRESET else ""
     yield Text(f"{mark}Choose it with protocol={name}, set one key with protocol.num_steps=VALUE.", style="dim")
-
-
-def _comments(text: str) -> dict[str, str]:
-    r"""The comment above each key of a preset's file; a first line that begins with a capital is a heading.
-
-    >>> _comments("# How it is.\n# of a\n# key\nb: 1")
-    {'b': 'of a key'}
-    """
-    found: dict[str, str] = {}
-    comment: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("# "):
-            comment += [] if not comment and line[2].isupper() else [line[2:]]
-            continue
-        if ":" in line:
-            found[line.split(":")[0]] = " ".join(comment)
-        comment = []
-    return found
 
 
 def _title(name: str, said: str, path: Path) -> RenderableType:
@@ -201,46 +180,9 @@ def _heading(text: str) -> Text:
 
 
 def _paragraphs(doc: str | None) -> Iterator[RenderableType]:
-    """A docstring with its lines filled anew, each paragraph after an empty line."""
-    text = inspect.cleandoc(doc or "").strip()
-    if text:
-        width = max(map(len, text.splitlines()))
-        for place, paragraph in enumerate(text.split("\n\n")):
-            # The first one is the sentence that belongs to the heading above it.
-            yield Text("\n" * (place > 0) + filled(paragraph, width))
-
-
-def filled(paragraph: str, width: int) -> str:
-    r"""A paragraph without the ends of lines that only its width demanded.
-
-    Args:
-        paragraph: lines of a docstring.
-        width: what its author filled lines to; a sentence that begins a line although the one before had room does so
-            on purpose.
-
-    >>> filled("One sentence,\ntwo lines.\nNew.", 15)
-    'One sentence, two lines.\nNew.'
-    """
-    lines = paragraph.splitlines()
-    made = lines[0]
-    for before, line in itertools.pairwise(lines):
-        has_room = before.endswith((".", ":")) and len(f"{before} {line.split()[0]}") <= width
-        is_meant = has_room or line[0].isspace()
-        made += f"\n{line}" if is_meant else f" {line}"
-    return made
-
-
-def _split(doc: str) -> tuple[str, dict[str, str]]:
-    """A data sheet's prose, and the text under each of its headings."""
-    prose: list[str] = []
-    headings: dict[str, list[str]] = {}
-    lines = prose
-    for line in doc.splitlines():
-        if HEADING.fullmatch(line):
-            lines = headings.setdefault(line[:-1], [])
-        else:
-            lines.append(line)
-    return "\n".join(prose).strip(), {name: " ".join(" ".join(text).split()) for name, text in headings.items()}
+    for place, paragraph in enumerate(prose.paragraphs(doc)):
+        # The first one is the sentence that belongs to the heading above it.
+        yield Text("\n" * (place > 0) + paragraph)
 
 
 def _in_words(needs: Needs) -> str:

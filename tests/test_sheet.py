@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dgbench import adapter, sheet
+from dgbench import adapter, prose, sheet
 from dgbench.algorithm import Needs
 from dgbench.hparams import facts, hparam, uniform
 from dgbench.registry import UnknownName, algorithms, datasets
@@ -128,7 +128,7 @@ def test_a_dataset_of_the_readers_own_files_says_so():
 
 def test_lines_are_filled_anew_but_meant_ends_are_kept():
     paragraph = "A sentence that goes on\nfor two lines.\nNew one.\n    indented"
-    assert sheet.filled(paragraph, 26) == "A sentence that goes on for two lines.\nNew one.\n    indented"
+    assert prose.filled(paragraph, 26) == "A sentence that goes on for two lines.\nNew one.\n    indented"
 
 
 def test_an_installed_package_shows_paths_from_its_own_root():
