@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import Override
 
 from dgbench import composition, console, expansion
+from dgbench.record import RunFolder
 from dgbench.registry import UnknownName, algorithms
 from dgbench.stages import Stage, TableOptions, find, load
 
@@ -151,13 +152,14 @@ def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> i
     if only_plan:
         return 0
     runs_dirs: list[str] = []
+    before: list[Sweep] = []
     code = 0
     for number, (stage, sweeps) in enumerate(stages, 1):
         console.out.print(f"\n{number}. {stage.kind}", style="bold", highlight=False)
         runs_dirs = sorted({*runs_dirs, *(job.run.keys.runs_dir for sweep in sweeps for job in sweep.jobs)})
         if stage.adapt is not None:
             launchers = [line for line in changes if line.lstrip("+").startswith("hydra")]
-            code = max(code, _adapt([*stage.adapt, *launchers], runs_dirs))
+            code = max(code, _adapt([*stage.adapt, *launchers], _made(before), runs_dirs))
         elif stage.train is None:
             _show(stage, runs_dirs)
         for sweep in sweeps:
@@ -166,13 +168,22 @@ def run(name: str, changes: Sequence[str] = (), *, only_plan: bool = False) -> i
             if ended and not _has_failed_runs(sweep):
                 return ended
             code = max(code, ended)
+        before += sweeps
     return code
 
 
-def _has_failed_runs(sweep: Sweep) -> bool:
-
+def _folders(sweep: Sweep) -> list[RunFolder]:
     # Expanded again: by now all hyper-parameters are known, and with them the names of the runs.
-    return any(job.run.folder.status() == "failed" for job in expansion.expand(sweep.overrides))
+    return [job.run.folder for job in expansion.expand(sweep.overrides)]
+
+
+def _has_failed_runs(sweep: Sweep) -> bool:
+    return any(folder.status() == "failed" for folder in _folders(sweep))
+
+
+def _made(sweeps: Sequence[Sweep]) -> list[str]:
+    """The runs of some stages, without those that later stages put beside them."""
+    return [str(folder.path) for sweep in sweeps for folder in _folders(sweep) if folder.status()]
 
 
 def _in_words(stage: Stage, sweeps: Sequence[Sweep]) -> str:
@@ -206,12 +217,12 @@ def _show(stage: Stage, runs_dirs: Sequence[str]) -> None:
         console.out.print(made)
 
 
-def _adapt(overrides: Sequence[str], runs_dirs: Sequence[str]) -> int:
-    """Adapt all runs so far; the exit code."""
+def _adapt(overrides: Sequence[str], runs: Sequence[str], runs_dirs: Sequence[str]) -> int:
+    """Adapt some runs; the exit code."""
     from dgbench import adapt_sweep, cli
 
     into = composition.literal(_adapted(runs_dirs))
-    arguments = [f"runs={composition.literal(runs_dirs)}", f"runs_dir={into}", *overrides]
+    arguments = [f"runs={composition.literal(runs)}", f"runs_dir={into}", *overrides]
     if any(override.is_hydra_override() for override in composition.parse(arguments)):
         return _launched("adapt", arguments)
     return cli.show_report(adapt_sweep.run(arguments))

@@ -129,6 +129,12 @@ def test_an_experiment_trains_adapts_and_ranks(command, tmp_path):
     assert len(list((tmp_path / "runs/experiments/mine/adapted").iterdir())) == 4
     code, _, err = command("experiment", "mine.yaml")
     assert (code, "Nothing to do: 4 of 4 adaptations are done." in err) == (0, True)
+    # What a later stage trains is not adapted by an earlier one, whenever that is asked again.
+    later = "  - train: [dataset=digits_color, 'test_domains=[2]', protocol.num_steps=1]\n"
+    (tmp_path / "mine.yaml").write_text(STAGES + later)
+    for _ in range(2):
+        code, _, err = command("experiment", "mine.yaml")
+        assert (code, "Nothing to do: 4 of 4 adaptations are done." in err) == (0, True), err
     # Of runs in several folders, of the stages before alone.
     more = "  - train: [runs_dir=zz_more, dataset=digits_color, protocol.num_steps=1]\n  - table: {of: adapt}\n"
     (tmp_path / "mine.yaml").write_text(STAGES + more)
