@@ -105,10 +105,10 @@ def plan(
 ) -> None:
     """Count the runs and images of a sweep and estimate its time; train nothing."""
     with err.status("Expanding the sweep") as shown:
-        from dgbench import planning
+        from dgbench import plan_text, planning
 
         made = planning.plan(overrides or (), lambda name: shown.update(Text(f"Timing {name}")))
-    grid, said = planning.sheet(made)
+    grid, said = plan_text.sheet(made)
     out.print(grid)
     for sentence in said:
         out.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dgbench
-from dgbench import cli, expansion, planning, stopwatch
+from dgbench import cli, expansion, plan_text, planning, stopwatch
 from dgbench.algorithms.erm import ERM
 from dgbench.planning import Plan, Row, Work
 from dgbench.stopwatch import Timing
@@ -119,7 +119,7 @@ def test_what_is_done_and_what_was_begun_is_subtracted(timed, monkeypatch):
 
     (row,) = planning.plan([*TINY, "test_domains=[plus90]"]).rows
     assert (row.todo, row.seconds, row.longest) == (0, 0, 0)
-    assert "nothing to do" in planning._of_work(row)
+    assert "nothing to do" in plan_text._of_work(row)
 
 
 @pytest.mark.parametrize("key", ["protocol.evaluate_every=2", "protocol.num_steps=1", "protocol.num_steps=2"])
@@ -168,7 +168,7 @@ def test_a_run_that_cannot_be_made_says_why_and_the_others_are_timed():
     assert erm.seconds > 0
     assert coral.problem == "coral needs at least 2 training domains, got 1."
     assert (coral.seconds, coral.trained, coral.todo) == (0, 0, 1)
-    grid, said = planning.sheet(Plan((coral, erm), None))
+    grid, said = plan_text.sheet(Plan((coral, erm), None))
     assert "no time" in str(next(iter(grid.columns[-1].cells)))
     assert any(coral.problem in sentence for sentence in said)
 
