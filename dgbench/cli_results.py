@@ -53,7 +53,16 @@ def table(
         ranks_adaptations(criterion, format, protocol, explain=explain, published=published)
         out.print(adaptations(runs, metric))
         return
-    made = make_table(runs, criterion=criterion, metric=metric, format=format, protocol=protocol, published=published)
+    made = make_table(
+        runs,
+        criterion=criterion,
+        metric=metric,
+        format=format,
+        protocol=protocol,
+        published=published,
+        # What goes into a file stands there alone.
+        explained=explain and format == "text",
+    )
     if isinstance(made, str):
         sys.stdout.write(made if made.endswith("\n") else made + "\n")
     else:
@@ -138,10 +147,11 @@ def submit(
     ] = None,
 ) -> None:
     """Put one method's results, with all that is needed to compute them again, into one file."""
+    from dgbench.leaderboard.submit import check_place, write
     from dgbench.leaderboard.submit import submit as make_submission
-    from dgbench.leaderboard.submit import write
     from dgbench.leaderboard.validate import validate as judge
 
+    check_place(file, supersedes)
     said = make_submission(
         runs,
         method,
@@ -187,6 +197,7 @@ def build(
 
     number = make_page(submissions, site, readme)
     said = f"{site / 'index.html'}: the page of {number} {'submission' if number == 1 else 'submissions'}."
+    said += f" {readme}: its table." if readme is not None else ""
     out.print(said, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -127,13 +127,13 @@ def _content(path: str, size: int) -> bytes:
     """A file's content; empty if it is gone. Once per file and run: as few calls of the system as can be."""
     try:
         handle = os.open(path, os.O_RDONLY)
+        try:
+            text = os.read(handle, size + 1)
+        finally:
+            os.close(handle)
+        return text if len(text) == size else Path(path).read_bytes()
     except FileNotFoundError:
         return b""
-    try:
-        text = os.read(handle, size + 1)
-    finally:
-        os.close(handle)
-    return text if len(text) == size else Path(path).read_bytes()
 
 
 def _load(file: Path, source: Source) -> pl.DataFrame:

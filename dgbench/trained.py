@@ -40,7 +40,7 @@ def load(run: str | Path, step: int | None = None, criterion: str = DEFAULT) -> 
     folder = RunFolder(run)
     said = folder.read()
     if said is None:
-        raise FileNotFoundError(f"{run} holds no run.json. Name the folder of one run, as `dgbench status` lists them.")
+        raise FileNotFoundError(f"{run} holds no run.json. Name the folder of one run, RUNS_DIR/RUN_ID.")
     if "config" not in said:
         raise ValueError(f"{run} is a record of another program and has no weights. Name a run that dgbench made.")
     # Only the weights that compete are kept.

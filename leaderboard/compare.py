@@ -141,7 +141,9 @@ def _over_datasets(
             is_percent=metric in IN_PERCENT,
         )
         if whole is None:
-            said.append(f"No table over datasets: fewer than two methods have a full trial on all of {names}.")
+            said.append(
+                f"No table over datasets: fewer than two methods have full trials and only numbers on all of {names}."
+            )
             continue
         if metric in IN_UNITS_OF_DATA:
             whole = replace(whole, notes=(*whole.notes, f"{metric} {_UNITS}"))

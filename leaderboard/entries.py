@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from .submission import Data, Submission
@@ -38,6 +39,16 @@ class Entry:
         return (method.algorithm, method.averaging, method.label, method.source) == ("erm", "none", "", None)
 
 
+def misnamed(file: Path) -> str | None:
+    """What is wrong with the name of a submission's file; None if nothing is."""
+    if FILE.fullmatch(file.name):
+        return None
+    return (
+        f"got a file called {file.name!a}, expected a-z, A-Z, 0-9, _, - and . with .json at the end, for it becomes "
+        "part of an address."
+    )
+
+
 def entries(submissions: Mapping[str, Submission]) -> tuple[Entry, ...]:
     """Submissions by the names of their files, in order of those names.
 
@@ -47,11 +58,8 @@ def entries(submissions: Mapping[str, Submission]) -> tuple[Entry, ...]:
     names = Counter(said.method.name for said in submissions.values())
     found: list[Entry] = []
     for file, said in sorted(submissions.items()):
-        if not FILE.fullmatch(file):
-            raise ValueError(
-                f"The file of a submission is called {file!a}, expected a-z, A-Z, 0-9, _, - and . with .json at the "
-                "end, for it becomes part of an address. Rename it."
-            )
+        if problem := misnamed(Path(file)):
+            raise ValueError(f"{file!a}: {problem} Rename it.")
         name = said.method.name
         found.append(Entry(file, name if names[name] == 1 else _with_file(name, file), said))
     if len({entry.name for entry in found}) < len(found):  # A method may be called what was made up here.

@@ -163,11 +163,16 @@ def _steps(said: Submission, one: Data, part: pl.DataFrame) -> Iterator[str]:
 def _trials(one: Data, part: pl.DataFrame) -> Iterator[str]:
     """No trial is another's copy: trials have splits and seeds of their own."""
     told = ("test_domains", "step", "split", "domain", "value", "n")
+    # What diverged answers alike everywhere, and official splits are the same in every trial: there a model that gives
+    # everything one answer is as good in each.
+    of_run = ["test_domains", "split", "domain"]
+    is_stuck = (pl.col("value").n_unique() == 1).over(*TRIAL, *of_run) & (one.protocol["splits"] == "official")
     copies = (
-        part.sort(told)
+        part.with_columns(moves=~is_stuck & (pl.col("status") != "diverged"))
+        .sort(told)
         .group_by(TRIAL, maintain_order=True)
-        .agg(text=pl.concat_str(told, separator=" ").str.join("\n"), has_numbers=pl.col("value").is_not_nan().any())
-        .filter(pl.col("has_numbers"), pl.col("text").is_duplicated())
+        .agg(pl.col("moves").any(), text=pl.concat_str(told, separator=" ").str.join("\n"))
+        .filter(pl.col("moves"), pl.col("text").is_duplicated())
         .sort("text", *TRIAL)
     )
     if len(copies):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,7 @@ def over_datasets(
     heading: tuple[str, str] = ("", ""),
     is_percent: bool = False,
 ) -> OverDatasets | None:
-    """Compare the methods that have a full trial on every dataset, and never diverged; None if that is not two.
+    """Compare the methods that have a full trial on every dataset, and numbers in all; None if that is not two.
 
     Args:
         values: per dataset the frame that `statistics.paired_differences` takes.
@@ -97,22 +97,9 @@ def over_datasets(
         is_percent: whether values, which are fractions, are printed in percent.
     """
     by_dataset = {name: trial_means(frame) for name, frame in values.items()}
-    every = sorted({method for methods in by_dataset.values() for method in methods})
-    lacking = {
-        method: without
-        for method in every
-        if (without := [name for name, methods in by_dataset.items() if not methods.get(method)])
-    }
-    diverged = {
-        method: without
-        for method in every
-        if (
-            without := [
-                name for name, of in by_dataset.items() if not np.isfinite([*of.get(method, {}).values()]).all()
-            ]
-        )
-    }
-    methods = [method for method in every if method not in {*lacking, *diverged}]
+    lacking = _where(by_dataset, lambda trials: not trials)
+    lost = _where(by_dataset, lambda trials: not np.isfinite([*trials.values()]).all())
+    methods = sorted({method for of in by_dataset.values() for method in of} - {*lacking, *lost})
     if len(methods) < 2:
         return None
     means = np.array([[np.mean(list(of[method].values())) for method in methods] for of in by_dataset.values()])
@@ -142,9 +129,18 @@ def over_datasets(
         *_of_ranks(standings, len(values), test, distance),
         *_of_few(standings, len(values)),
         *_of_left_out("without a full trial", lacking),
-        *_of_left_out("diverged", diverged),
+        *_of_left_out("without a number in some trial (diverged)", lost),
     )
     return OverDatasets(*heading, standings, test, distance, is_percent, said)
+
+
+def _where(
+    by_dataset: Mapping[str, Mapping[str, Mapping[Hashable, float]]], holds: Callable[[Mapping[Hashable, float]], bool]
+) -> dict[str, list[str]]:
+    """Per method the datasets on which something holds of its trials, if there are any."""
+    every = sorted({method for of in by_dataset.values() for method in of})
+    found = {method: [name for name, of in by_dataset.items() if holds(of.get(method, {}))] for method in every}
+    return {method: names for method, names in found.items() if names}
 
 
 def _trials(by_dataset: Mapping[str, Mapping[str, Mapping[Hashable, float]]], methods: Sequence[str]) -> np.ndarray:
@@ -249,10 +245,10 @@ def _of_few(standings: Sequence[Standing], num_datasets: int) -> Iterator[str]:
         yield f"No part in the rank by average, with fewer than two trials on some dataset: {_few(unranked)}."
     n = len(tested)
     for number in sorted({d.num_trials for d in tested.values() if n * min_p(d.num_trials) >= LEVEL}):
-        corrected = f", corrected {min(1, n * min_p(number)):.3g}" if n > 1 else ""
+        corrected = f", corrected for {n} methods {min(1, n * min_p(number)):.3g}" if n > 1 else ""
         yield (
-            f"{number} pairs of trials are too few to show a difference of {n} method{'s' * (n > 1)}: their smallest "
-            f"p is {min_p(number):.3g}{corrected}."
+            f"{number} pairs of trials can show a difference only if differences are normal, as the t test takes them "
+            f"to be: by their signs (Wilcoxon) the smallest p is {min_p(number):.3g}{corrected}."
         )
     if min_p(num_datasets) >= LEVEL:
         yield (

@@ -97,7 +97,7 @@ class Difference:
     method: str
     num_trials: int
     mean: float | None
-    """In the units of the values; None without a common trial, or where one diverged."""
+    """In the units of the values; None without a common trial, or where one is no number."""
     se: float | None = None
     """Standard error of the mean (n-1); None for fewer than two trials, as are the interval and p."""
     low: float | None = None
@@ -149,11 +149,11 @@ def holm(p: Sequence[float]) -> list[float]:
 def paired_differences(values: pl.DataFrame, baseline: str) -> list[Difference]:
     """Each method's differences from a baseline over common trials, in order of the methods' names.
 
-    A trial in which a method lacks one of the test domains is none of that method's. One in which it diverged is, and
-    then nothing is compared: the other trials are those in which it did not.
+    A trial in which a method lacks one of the test domains is none of that method's. One in which it has no number,
+    as a regression that diverged, is, and then nothing is compared: the other trials are those in which it did not.
 
     Args:
-        values: columns method, trial, test_domain and value, one row per number; null is missing, NaN diverged.
+        values: columns method, trial, test_domain and value, one row per number; null is missing, NaN no number.
         baseline: a method.
 
     Raises:
@@ -179,9 +179,9 @@ def _difference(method: str, own: dict[Hashable, float], base: dict[Hashable, fl
     said = []
     if n < num_trials:
         said.append(f"Compared on the {n} of {num_trials} trials that both it and the baseline have in full.")
-    diverged = int((~np.isfinite(a - b)).sum())
-    if diverged:
-        said.append(f"Diverged, or the baseline did, in {diverged} of {n} trials: nothing is compared.")
+    lost = int((~np.isfinite(a - b)).sum())
+    if lost:
+        said.append(f"It, or the baseline, has no number in {lost} of {n} trials (diverged): nothing is compared.")
         return Difference(method, n, None, note=" ".join(said))
     if n < 2:
         said.append("A test needs at least two trials.")
@@ -220,7 +220,7 @@ class StratifiedDifference:
     """Of the 95 % interval; None, as are `high` and p, where a dataset has fewer than two common trials."""
     high: float | None = None
     p: float | None = None
-    """Two-sided; never below `min_p(num_trials)`."""
+    """Two-sided; of the signs where nothing varies."""
 
 
 def stratified_difference(
@@ -264,12 +264,12 @@ def stratified_difference(
     df = _degrees_of_freedom(variances, np.array(sizes))
     p = _t_test(mean, variances.sum(), df)
     if p is None:
-        p = 1.0 if np.isclose(mean, 0) else 0.0
+        p = 1.0 if np.isclose(mean, 0) else min_p(sum(sizes))
     generator = np.random.default_rng(seed)
     drawn = np.mean([ranks.resample(d[None], generator, num_draws)[0] for d in strata], axis=0)  # (num_draws,)
     reach = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]) - mean
     low, high = mean + reach * stats.t.ppf(1 - LEVEL / 2, df) / stats.norm.ppf(1 - LEVEL / 2)
-    return StratifiedDifference(*counts, mean, float(low), float(high), max(p, min_p(sum(sizes))))
+    return StratifiedDifference(*counts, mean, float(low), float(high), p)
 
 
 def _degrees_of_freedom(variances: np.ndarray, sizes: np.ndarray) -> float:

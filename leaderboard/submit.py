@@ -20,8 +20,10 @@ from dgbench.writing import replace_file, writable
 from . import submitted
 from .aggregate import method_name
 from .bounded import pack
+from .entries import misnamed
 from .submission import SCHEMA_VERSION, Tables, checksum
 from .suites import suite as suite_of
+from .tables import runs_under
 from .validate import as_submission, examine
 
 _DOMAINS = ("train_domains", "val_domains", "test_domains")
@@ -97,6 +99,22 @@ def submit(
     return said
 
 
+def check_place(path: Path, supersedes: str | None) -> None:
+    """Refuse a file that a submission should not be written to.
+
+    Raises:
+        ValueError: no folder of submissions could hold a file of that name, or there is one already, and the submission
+            supersedes none.
+    """
+    if problem := misnamed(path):
+        raise ValueError(f"--out: {problem}")
+    if path.exists() and supersedes is None:
+        raise ValueError(
+            f"{path} is there already, and what is published stays. Name another file by --out, or, to replace that "
+            "one, give its checksum by --supersedes."
+        )
+
+
 def write(said: Said, path: Path) -> None:
     """Write a submission.
 
@@ -110,9 +128,9 @@ def write(said: Said, path: Path) -> None:
 
 
 def _runs_of(paths: str | Path | Sequence[str | Path], method: str) -> pl.DataFrame:
-    every = record.runs(paths)
+    every = runs_under(paths)
     names = [method_name(*row) for row in every.select(METHOD).iter_rows()]
-    of = every.filter(pl.Series([name == method for name in names], dtype=pl.Boolean)).sort("run_id")
+    of = every.filter(pl.Series([name == method for name in names])).sort("run_id")
     if of.is_empty():
         raise UnknownName("method in these runs", method, sorted(set(names)))
     if not (of["tuned"] == "").all():

@@ -15,7 +15,7 @@ def trial_means(values: pl.DataFrame) -> dict[str, dict[Hashable, float]]:
 
     Args:
         values: columns method, trial, test_domain and value, one row per number; null is missing,
-            NaN diverged.
+            NaN no number.
 
     Raises:
         ValueError: two numbers for one place.

@@ -13,7 +13,7 @@ import pydantic
 
 from . import checks, claims, evaluated, neighbours, submitted
 from .bounded import MAX_PROBLEMS, Refused, below, named, parse, read_file, shown, unpack
-from .entries import FILE
+from .entries import misnamed
 from .recomputed import AGGREGATE_KEY, RESULT_KEY, follows
 from .submission import Payload, Submission, Tables, checksum
 from .wording import ANEW
@@ -107,14 +107,8 @@ def _misfit(file: Path) -> str | None:
     """Why a file could not stand in a folder of submissions, whatever it holds."""
     if file.is_symlink():
         return "$: got a link, expected the file itself. Put a copy in its place."
-    if file.exists() and not file.is_file():
-        return "$: got no regular file, expected a submission. Name one that `dgbench submit` wrote."
-    if not FILE.fullmatch(file.name):
-        return (
-            f"$: got a file called {file.name!a}, expected a-z, A-Z, 0-9, _, - and . with .json at the end, for it "
-            "becomes part of an address. Rename it, or take it away if it is no submission."
-        )
-    return None
+    problem = misnamed(file) if file.exists() else None
+    return problem and f"$: {problem} Rename it, or take it away if it is no submission."
 
 
 def _some(problems: Sequence[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What adaptations record: each domain of a pooled stream, errors per batch, memory, the order of examples."""
 
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_the_peak_of_memory_is_that_of_the_run_not_of_those_before():
     assert before is not None
     assert after is not None
     assert 0 < after < before - size // 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
+def test_a_process_does_not_inherit_the_peak_of_the_one_that_started_it():
+    code = "import torch; from dgbench import runner; print(runner.watch_memory(torch.device('cpu'))())"
+    block = np.ones(3 * 2**29, np.uint8)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(said.stdout) < len(block)
 
 
 def test_where_a_peak_cannot_be_forgotten_only_a_higher_one_is_known(monkeypatch):

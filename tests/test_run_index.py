@@ -194,3 +194,10 @@ def test_many_may_read_at_once(sweep: Path) -> None:
     assert failures.empty()
     assert is_as_it_should(sweep)
     assert json.loads((record.find(sweep)[0]).run_file.read_text())["status"] == "complete"
+
+
+def test_a_file_that_goes_while_it_is_read_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, real = tmp_path / "grown", os.read
+    file.write_text("more than was told")
+    monkeypatch.setattr(os, "read", lambda handle, size: (file.unlink(), real(handle, size))[1])
+    assert run_index._content(str(file), 5) == b""

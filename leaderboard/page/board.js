@@ -85,7 +85,8 @@ function go(board) {
 function fromAddress() {
   const name = location.hash.slice(1);
   const board = document.getElementById(name)?.closest("section.board");
-  show(board ?? ((name && current()) || boards()[0]));
+  const first = boards().find((other) => other.dataset.criterion) ?? boards()[0];
+  show(board ?? ((name && current()) || first));
 }
 
 function startChoices() {

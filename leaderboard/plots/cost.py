@@ -32,8 +32,9 @@ FEW = 12
 def frame(request: Request) -> pl.DataFrame:
     """One row per table and method that has a whole trial and a cost.
 
-    Columns: panel, title, metric, method, value, value_se, cost, cost_se (standard errors over trials, null for one),
-    num_trials. The cost of a trial is the mean over its runs, one per test domain: seconds, or GiB.
+    Columns: panel, title, metric, method, value (NaN where a trial has no number), value_se, cost, cost_se (standard
+    errors over trials, null for one), num_trials. The cost of a trial is the mean over its runs, one per test domain:
+    seconds, or GiB.
 
     Raises:
         UnknownName: no such cost.
@@ -43,7 +44,7 @@ def frame(request: Request) -> pl.DataFrame:
         raise UnknownName("cost", request.against, COSTS)
     column, factor, _ = COSTS[request.against]
     cells = results(request).with_columns(cost=factor * pl.col(column))
-    trials = trial_means(cells, "value", "cost").filter(pl.col("value").is_finite() & pl.col("cost").is_finite())
+    trials = trial_means(cells, "value", "cost").filter(pl.col("value").is_not_null() & pl.col("cost").is_finite())
     if trials.is_empty():
         raise ValueError(
             f"No method under {where(request)} has a whole trial with {request.against} of its runs. dgbench table "
@@ -73,8 +74,15 @@ def draw(frame: pl.DataFrame, request: Request) -> Picture:
     """The picture of such a frame.
 
     Raises:
-        ValueError: more panels than anyone reads.
+        ValueError: more panels than anyone reads, or no numbers.
     """
+    lost = frame.filter(~pl.col("value").is_finite())["method"].unique().sort()
+    frame = frame.filter(pl.col("value").is_finite())
+    if frame.is_empty():
+        raise ValueError(
+            f"No method under {where(request)} has numbers in all trials: {', '.join(lost)} diverged. Name runs that "
+            "did not."
+        )
     panels = frame.partition_by("panel", maintain_order=True)
     check_panels(len(panels))
     most = max(map(len, panels))
@@ -88,6 +96,8 @@ def draw(frame: pl.DataFrame, request: Request) -> Picture:
     ]
     if frame["num_trials"].max() == 1:
         notes[0] = notes[0].replace("; whiskers: standard errors over trials", "; one trial: no whiskers")
+    if len(lost):
+        notes.append(f"Left out, without a number in some trial (diverged): {', '.join(lost)}.")
     metric = measure(frame["metric"][0])
     title = f"{metric[0].upper()}{metric[1:]} against {request.against}, selected by {request.criterion}"
     figure = Picture(title, notes, width, rows * height)

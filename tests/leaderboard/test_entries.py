@@ -42,5 +42,5 @@ def test_names_baselines_and_files():
     assert made.baseline.name == "erm (first)"
     alone = tabs(entries({"third.json": said["third.json"]}))[0].panels[0].board
     assert (alone.baseline, alone.rows[0].rank, alone.rows[0].rank_interval) == (None, 1, None)
-    with pytest.raises(ValueError, match=r"is called 'a b.json', expected a-z, .* Rename it."):
+    with pytest.raises(ValueError, match=r"^'a b.json': got a file called 'a b.json', expected a-z, .* Rename it.$"):
         entries({"a b.json": said["first.json"]})

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import dgbench
 from tests.leaderboard.submitted_runs import (
     STEPS,
     Json,
@@ -120,6 +121,16 @@ def test_a_trial_copied_from_another_is_refused(small, tmp_path: Path):
         "trial to have its own."
         for name in ("digits_color", "digits_rot")
     ]
+
+
+@pytest.mark.parametrize("rate", ["1e30", "0.0"])
+def test_trials_of_official_splits_may_be_alike_where_nothing_was_learned(rate, tmp_path: Path):
+    keys: Json = {"algorithm": "erm", "dataset": "iut_2", "trial_seed": [0, 1]}
+    dgbench.sweep(**keys, **{"optim.lr": float(rate), "protocol.num_steps": 2}, runs_dir=tmp_path / "runs")
+    for folder in (tmp_path / "runs").glob("*/evaluations.jsonl"):
+        # As a network does that gives every example one answer.
+        folder.write_text(re.sub(r'(/accuracy": )[0-9.e-]+', r"\g<1>0.5", folder.read_text()))
+    assert len(rows_of(submit(tmp_path / "runs", suite=None, created=None))["runs"]["trial_seed"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,23 @@ def test_the_commands(small: Json, tmp_path: Path, capsys, monkeypatch):
     code, out, err = run(capsys, monkeypatch, "leaderboard", "validate", tmp_path / "half.json", file)
     assert (code, out) == (1, f"{file}: valid (erm, no suite, 3 cells)\n")
     assert err.startswith(f"{tmp_path / 'half.json'}: $: no JSON at line 1, column 2")
+    for name in ("my erm.json", "x.txt"):
+        code, out, err = run(capsys, monkeypatch, "submit", runs, *given, "--out", name)
+        assert (code, Path(name).exists()) == (1, False)
+        assert err.startswith(f"Error: --out: got a file called '{name}', expected a-z, A-Z, 0-9, _, - and .")
+    before = file.read_bytes()
+    code, out, err = run(capsys, monkeypatch, "submit", runs, "--method", "erm", "--contact", CONTACT)
+    assert (code, file.read_bytes() == before) == (1, True)
+    assert err.startswith("Error: submission.json is there already, and what is published stays. Name another file by")
+    checksum = json.loads(before)["checksum"]
+    assert run(capsys, monkeypatch, "submit", runs, *given, "--supersedes", checksum)[0] == 0
+    assert json.loads(file.read_bytes())["supersedes"] == checksum
+    file.write_bytes(before)
     code, out, err = run(capsys, monkeypatch, "leaderboard", "validate", tmp_path / "no.json")
     assert (code, out) == (1, "")
     assert err == f"Error: {tmp_path / 'no.json'} is not there. Name a submission that `dgbench submit` wrote.\n"
+    code, out, err = run(capsys, monkeypatch, "leaderboard", "validate", "nope")
+    assert (code, err) == (1, "Error: nope is not there. Name a submission that `dgbench submit` wrote.\n")
     code, out, err = run(capsys, monkeypatch, "submit", runs, *given, "--suite", "embedded", "--out", "x.json")
     assert (code, out, Path("x.json").exists()) == (1, "", False)
     assert err.startswith("Error: The runs make no valid submission.")

@@ -10,7 +10,10 @@ import pytest
 from selenium.webdriver import Keys
 from selenium.webdriver.support.ui import Select
 
-from tests import boards
+from dgbench.leaderboard import page
+from dgbench.leaderboard.entries import entries
+from dgbench.leaderboard.tabs import tabs
+from tests import boards, browsing
 
 
 def test_sorts(window):
@@ -74,6 +77,16 @@ def test_an_address_that_names_no_board_shows_the_first(window, fragment):
     window.open(fragment)
     assert window.title == "embedded: accuracy in %, selected by train_validation"
     assert len(window.methods) == 13
+
+
+def test_a_suite_without_submissions_is_not_what_one_sees_first(driver, tmp_path):
+    said = {"erm.json": boards.submission("erm", boards.values(0.8, 0, ("digits_rot",)), suite=None)}
+    page.write(tabs(entries(said)), {"erm.json": b"{}"}, tmp_path)
+    window = browsing.Window(driver, (tmp_path / "index.html").as_uri())
+    window.open()
+    assert window.title == "digits_rot: accuracy in %, selected by train_validation"
+    window.one("nav a[data-tab=suite-embedded-1]").click()
+    assert window.title == "embedded"
 
 
 def test_going_back_to_the_bare_address_shows_the_first_board(window):

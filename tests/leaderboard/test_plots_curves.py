@@ -67,6 +67,16 @@ def test_cost(tmp_path):
         assert spans == pytest.approx(sorted(errors))
 
 
+def test_cost_does_not_judge_a_method_by_the_trials_in_which_it_has_numbers(tmp_path):
+    make_runs(tmp_path)
+    make_runs(tmp_path, {("sd", d): (math.nan, 0.9, 0.9) for d in DOMAINS})
+    figure = plot("cost", Request(runs=tmp_path))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"erm", "vrex"}
+    assert "Left out, without a number in some trial (diverged): sd." in figure.notes
+    with pytest.raises(ValueError, match=r"has numbers in all trials: sd diverged\. Name runs that did not\."):
+        plot("cost", Request(runs=tmp_path, method=("sd",)))
+
+
 def test_front_is_what_nothing_beats():
     noise = random.Random(0)
     for _ in range(50):

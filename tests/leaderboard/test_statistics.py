@@ -110,12 +110,12 @@ def test_methods_that_lack_a_trial_are_compared_on_the_common_ones() -> None:
     assert near.note == "Compared on the 3 of 5 trials that both it and the baseline have in full."
 
 
-def test_a_method_that_diverged_is_not_judged_by_its_other_trials() -> None:
+def test_a_method_without_a_number_is_not_judged_by_its_other_trials() -> None:
     """They are those in which it did not; nor does another method's Holm count it."""
     numbers = {**FIVE, "near": (*FIVE["near"][:4], math.nan)}
     far, near = paired_differences(frame(numbers, ("a", "b")), "erm")
     assert (near.num_trials, near.mean, near.p, near.verdict) == (5, None, None, "not tested")
-    assert near.note == "Diverged, or the baseline did, in 1 of 5 trials: nothing is compared."
+    assert near.note == "It, or the baseline, has no number in 1 of 5 trials (diverged): nothing is compared."
     assert far.holm_p == far.p is not None
 
 
