@@ -164,6 +164,7 @@ def checked_record(said: Any, run_id: str) -> dict[str, Any]:
         raise ValueError("its identity has another hash than its name")
     if isinstance(said["schema"], int) and said["schema"] is not True and said["schema"] != SCHEMA:
         raise OtherVersion
+    # Whoever writes it hands its keys to `RunFolder.begin` as keyword arguments, beside which `self` cannot be one.
     if type(said["schema"]) is not int or "self" in said or _depth(said) > MAX_DEPTH:
         raise ValueError("its layout is not that of a record")
     _written(said)

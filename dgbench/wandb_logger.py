@@ -74,9 +74,17 @@ class WandbLogger(Logger):
         """Metrics by their paths: `split/domain/metric`, and `train/` for what `loss` returns."""
         self._send(functools.partial(self._log, dict(metrics), step))
 
-    def finish(self) -> None:
-        """Send how it ended, and end the W&B run, so that the next one in this process gets its own."""
-        self._send(self._end, FINISH_SECONDS)
+    def finish(self, is_stopped: bool = False) -> None:
+        """Send how it ended, and end the W&B run, so that the next one in this process gets its own.
+
+        Args:
+            is_stopped: somebody wants the process to end: wait for the grace only.
+        """
+        try:
+            self._send(self._end, 0 if is_stopped else FINISH_SECONDS)
+        except BaseException:  # a signal, in the middle of the wait
+            _leave_service()
+            raise
 
     def _log(self, metrics: dict[str, float], step: int | None, run: Any) -> None:
         if not self._sizes and not all(key.startswith("train/") for key in metrics):
@@ -104,9 +112,11 @@ class WandbLogger(Logger):
         for mode in dict.fromkeys((WandbLogger.mode, "offline")):
             try:
                 run = _within(INIT_SECONDS, functools.partial(_open, self.folder, mode))
-            except Exception as error:  # the library's own errors have many kinds, and none may stop a run
-                reasons.append(error)
+            except BaseException as error:  # the library's own errors have many kinds, and none may stop a run
                 _leave_service()
+                if not isinstance(error, Exception):  # a signal, in the middle of the wait
+                    raise
+                reasons.append(error)
             else:
                 if reasons:
                     self._give_up(reasons[0], f"What it would get is kept beside each run: {self._remedy}")
@@ -141,14 +151,19 @@ class WandbLogger(Logger):
 def logged(folder: RunFolder) -> Iterator[WandbLogger]:
     """A logger for the duration of a run or an adaptation.
 
+    An exception that is no `Exception` asks the process to stop, and a scheduler kills it 30 s after it asked: such a
+    one is held up for twice `GRACE_SECONDS` at most, to end the W&B run and to leave the service.
+
     Args:
         folder: with its run.json begun; what that says at the end, of the status too, is what W&B gets.
     """
     logger = WandbLogger(folder)
     try:
         yield logger
-    finally:
-        logger.finish()
+    except BaseException as error:
+        logger.finish(is_stopped=not isinstance(error, Exception))
+        raise
+    logger.finish()
 
 
 def _open(folder: RunFolder, mode: str | None) -> Any:
@@ -211,25 +226,23 @@ def _refuse_losses(run: Any) -> None:
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
     """What a call gives, in a thread that is left behind if it takes longer than that and a grace."""
-    ended: list[tuple[Any, Exception | None]] = []
+    answer: list[Any] = []
+    errors: list[Exception] = []
 
     def work() -> None:
         try:
-            ended.append((call(), None))
-        except Exception as error:  # raised where it is waited for
-            ended.append((None, error))
-        except SystemExit as error:  # wandb's answer to a service that ended as it should not
-            ended.append((None, RuntimeError(f"its service ended with {error}")))
+            answer.append(call())
+        except BaseException as error:  # raised where it is waited for; SystemExit where wandb's service ended badly
+            errors.append(error if isinstance(error, Exception) else RuntimeError(f"wandb ended with {error!r}"))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds + GRACE_SECONDS)
-    if not ended:
+    if errors:
+        raise errors[0]
+    if not answer:
         raise TimeoutError(f"no answer within {seconds + GRACE_SECONDS} s")
-    value, error = ended[0]
-    if error is not None:
-        raise error
-    return value
+    return answer[0]
 
 
 def _rows(line: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +16,14 @@ from dgbench.adapt_runner import execute
 from dgbench.adaptation import expand
 from dgbench.cli import app
 from dgbench.leaderboard.adaptation import adaptations
-from dgbench.record import RunFolder, identity_hash
+from dgbench.record import RunFolder
 from dgbench.task import Task
 from dgbench.wandb_check import BOUNDS
 from dgbench.wandb_logger import logged
-from dgbench.wandb_pull import Pulled, pull
 from tests import adapted
 from tests.fabricate import make_run, make_scores
+from tests.wandb_changes import PROJECT, Run, check_that_all_are_left_out, renamed
 from tests.wandb_server import serving
-
-PROJECT = "me/dgbench"
-Run = dict[str, Any]
 
 
 @pytest.fixture
@@ -112,20 +108,11 @@ CHANGES: dict[str, tuple[Callable[[Run], Any], str]] = {
 }
 
 
-def test_a_run_that_was_changed_is_left_out_and_the_rest_is_pulled(server):
+def test_a_run_that_was_changed_is_left_out_and_the_rest_is_pulled(server, monkeypatch):
     whole, other = send(0), send(1, 0.75)
-    before = copy.deepcopy(server.runs[whole])
-    for name, (change, reason) in CHANGES.items():
-        change(server.runs[whole])
-        made = pull(PROJECT, name)
-        assert made == Pulled(written=1, foreign=1), name
-        assert reason in str(made), (name, str(made))
-        assert f"1 left out, as they hold no whole record of dgbench (first '{whole}': " in str(made)
-        assert [path.name for path in Path(name).iterdir()] == [other]
-        assert "75.0" in str(dgbench.table(name))
-        server.runs[whole] = copy.deepcopy(before)
-    assert pull(PROJECT, name) == Pulled(written=1, unchanged=1)
-    assert "50.0" in str(dgbench.table(name))
+    check_that_all_are_left_out(server, whole, CHANGES, monkeypatch)
+    assert {path.name for path in Path("pulled").iterdir()} == {whole, other}
+    assert "50.0" in str(dgbench.table("pulled"))
 
 
 def test_a_record_of_another_version_is_named_as_such(server):
@@ -147,19 +134,7 @@ def line(**changes: Any) -> Callable[[Run], None]:
     return changed
 
 
-def renamed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Run], None]:
-    """A change of the identity, with the name that it then has."""
-
-    def changed(run: Run) -> None:
-        record = json.loads(run["config"]["record"]["value"])
-        change(record["identity"])
-        run["id"] = record["run_id"] = identity_hash(record["identity"])
-        run["config"]["record"]["value"] = json.dumps(record)
-
-    return changed
-
-
-def test_an_adaptation_that_was_changed_is_left_out(server, tmp_path):
+def test_an_adaptation_that_was_changed_is_left_out(server, tmp_path, monkeypatch):
     trained = adapted.train(tmp_path / "trained")
     keys = [f"runs={trained}", "runs_dir=adapted", "logger=wandb", "examples=16", "batch_size=8"]
     ids = []
@@ -181,15 +156,9 @@ def test_an_adaptation_that_was_changed_is_left_out(server, tmp_path):
         "'curve.n.0': Input should be greater than or equal to 1": line(curve={"n": [0], "seconds": [0.1]}),
         "recursion": lambda run: run["history"][-1].update(line="[" * 100_000 + "]" * 100_000),
     }
-    before = copy.deepcopy(server.runs[ids[1]])
-    for number, (reason, change) in enumerate(changes.items()):
-        change(server.runs[ids[1]])
-        made = pull(PROJECT, f"pulled{number}")
-        assert made == Pulled(written=1, foreign=1), reason
-        assert reason in str(made), str(made)
-        assert [path.name for path in Path(f"pulled{number}/adapt").iterdir()] == [ids[0]]
-        server.runs[ids[1]] = copy.deepcopy(before)
-    assert pull(PROJECT, "pulled") == Pulled(written=2)
+    by_reason = {reason: (change, reason) for reason, change in changes.items()}
+    check_that_all_are_left_out(server, ids[1], by_reason, monkeypatch)
+    assert {path.name for path in Path("pulled/adapt").iterdir()} == set(ids)
     assert str(adaptations("pulled/adapt")) == str(adaptations("adapted"))
 
 

@@ -61,6 +61,7 @@ class Server(Answers, ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two packets, and the second would wait 40 ms
     server: Server
 
     def log_message(self, *args: Any) -> None:
