@@ -117,6 +117,22 @@ def literal(value: Any) -> str:
     return QuotedString(text=str(value), quote=Quote.single).with_quotes()
 
 
+def bare(value: Any) -> str:
+    """As `literal`, strings without quotes where they are the same: for people, who read them in a shell's quotes."""
+    if isinstance(value, list | tuple | range):
+        return f"[{','.join(map(bare, value))}]"
+    return value if isinstance(value, str) and _is_itself(value) else literal(value)
+
+
+def _is_itself(text: str) -> bool:
+    """Whether Hydra's grammar reads a text as that string, alone and in a list."""
+    try:
+        one, several = OverridesParser.create().parse_overrides([f"key={text}", f"key=[{text}]"])
+    except HydraException:
+        return False
+    return not one.is_sweep_override() and one.value() == text and several.value() == [text]
+
+
 def register(chosen_algorithms: Iterable[str] = (), chosen_datasets: Iterable[str] = ()) -> None:
     """Make every component a choice of Hydra's groups; the chosen ones with all their keys.
 
@@ -167,14 +183,23 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 def command(config: Mapping[str, Any], **changes: Any) -> str:
     """The command that makes a run of a composed configuration, as short as it can be.
 
+    Its method and its data need not be known here: nothing of them is imported.
+
     Args:
         config: as `compose` gives it and a run records it.
         changes: keys with other values.
     """
-    groups = [f"{group}={config[group]['name']}" for group in ("algorithm", "dataset", "protocol")]
-    usual, wanted = _leaves(compose(groups)), _leaves({**config, **changes})
-    own = [f"{key}={literal(value)}" for key, value in wanted.items() if key not in usual or usual[key] != value]
+    groups = [f"{group}={bare(config[group]['name'])}" for group in ("algorithm", "dataset", "protocol")]
+    usual, wanted = _leaves(compose(groups[2:])), _leaves({**config, **changes})
+    # A component's keys are null if not written, as `register` makes them.
+    usual = {key: value for key, value in usual.items() if not key.startswith(_COMPONENTS)}
+    usual |= {key: None for key in wanted if key.startswith(_COMPONENTS)}
+    usual |= {f"{group}.name": config[group]["name"] for group in ("algorithm", "dataset")}
+    own = [f"{key}={bare(value)}" for key, value in wanted.items() if key not in usual or usual[key] != value]
     return shlex.join(["dgbench", "train", *groups, *own])
+
+
+_COMPONENTS = ("algorithm.", "dataset.")
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,6 @@ hyper-parameters that the method has there; and for cross-validation each pair o
 from __future__ import annotations
 
 import io
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +17,14 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from dgbench.cells import ALL_OTHERS, CELL, METHOD, TABLE, TRIAL, coverage, missing_pairs, pair_runs, with_cells
-from dgbench.composition import command, literal
-from dgbench.record import FINISHED, RunFolder
+from dgbench.composition import bare
+from dgbench.record import FINISHED
+from dgbench.registry import UnknownName
 from dgbench.selection import selection
 
 from . import notes
 from .aggregate import method_name
+from .remaking import make_command, recorded
 from .tables import Paths, runs_under
 
 SHOWN = 12
@@ -50,6 +51,8 @@ class Gap:
     num_runs: int
     command: str | None
     """What makes them; None where nothing does, or cannot be told."""
+    lacks: str | None = None
+    """Why no command can be told, and what to do."""
 
     def __str__(self) -> str:
         parts = [
@@ -82,6 +85,7 @@ class Explanation:
                 yield Text(f"    {gap.command}", style="dim", no_wrap=True, overflow="ignore")
         if rest := self.gaps[SHOWN:]:
             yield Text(f"And {len(rest)} more, of {sum(gap.num_runs for gap in rest)} runs.")
+        yield from map(Text, dict.fromkeys(gap.lacks for gap in shown if gap.lacks))
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=200)
@@ -201,6 +205,7 @@ def _products(lacked: pl.DataFrame) -> pl.DataFrame:
 def _gap(row: Mapping[str, Any], *, has_command: bool) -> Gap:
     # Numbers come out equal each time: what diverged does so again, and what is running needs nobody.
     can_be_made = has_command and row["kind"] not in ("running", "diverged")
+    made, lacks = _command(row) if can_be_made else (None, None)
     return Gap(
         row["label"] or row["dataset"],
         method_name(*(row[name] for name in METHOD)),
@@ -211,33 +216,41 @@ def _gap(row: Mapping[str, Any], *, has_command: bool) -> Gap:
         tuple(row["draws"]),
         row["data_seed"],
         row["num_runs"],
-        _command(row) if can_be_made else None,
+        made,
+        lacks,
     )
 
 
-def _command(row: Mapping[str, Any]) -> str | None:
-    said = RunFolder(row["path"]).read() or {}
-    if "config" not in said:
-        return None
-    config = {key: value for key, value in said["config"].items() if key not in ("test_domains", "trial_seed")}
+def _command(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """What makes the runs, or why that cannot be told."""
+    said = recorded(row["path"])
+    if said is None:
+        return None, None
+    axes = _axes(row, said)
+    try:
+        text = make_command(said["config"], leave_out=axes)
+    except (ValueError, UnknownName) as error:
+        return None, str(error)
+    if any(len(values) > 1 or values[0].startswith("range") for values in axes.values()):
+        text = text.replace("dgbench train", "dgbench train -m", 1)
+    return " ".join([text, *(shlex.quote(f"{key}={','.join(values)}") for key, values in axes.items())]), None
+
+
+def _axes(row: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The values of each key in which the runs may differ, as they are written."""
     axes = {"test_domains": [_domains(names) for names in row["tests"]], "trial_seed": _values(row["trials"])}
     if row["draws"]:
-        del config["hparams_seed"]
         axes["hparams_seed"] = _values(row["draws"])
     if said["columns"]["data_seed"] != row["data_seed"]:
         axes["dataset.data_seed"] = [str(row["data_seed"])]
-        config["dataset"] = {key: value for key, value in config["dataset"].items() if key != "data_seed"}
     if row["kind"] == "failed":
         axes["retry"] = ["true"]
-    text = command(config)
-    if any(len(values) > 1 or values[0].startswith("range") for values in axes.values()):
-        text = text.replace("dgbench train", "dgbench train -m", 1)
-    return " ".join([text, *(shlex.quote(f"{key}={','.join(values)}") for key, values in axes.items())])
+    return axes
 
 
 def _domains(names: str) -> str:
-    parts = [name if re.fullmatch(r"[A-Za-z_]\w*", name) else literal(name) for name in names.split("+")]
-    return parts[0] if len(parts) == 1 else f"[{','.join(parts)}]"
+    parts = names.split("+")
+    return bare(parts[0] if len(parts) == 1 else parts)
 
 
 def _values(numbers: list[int]) -> list[str]:

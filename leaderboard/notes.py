@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 
 from dgbench.cells import ALL_OTHERS, CELL, METHOD, TRIAL
-from dgbench.composition import command
-from dgbench.record import RunFolder
+from dgbench.registry import UnknownName
 from dgbench.selection import LOWER_IS_BETTER, Selection
 
 from .aggregate import method_name, method_names
+from .remaking import make_command, recorded
 
 SHOWN = 6
 
@@ -114,19 +114,33 @@ def _of_rows(runs: pl.DataFrame) -> list[str]:
     return said
 
 
-def of_pairs(lacking: pl.DataFrame) -> tuple[str, ...]:
-    """The runs leaving out two domains that are missing, and the commands that make them."""
+def of_pairs(lacking: pl.DataFrame, *, in_short: bool = False) -> tuple[str, ...]:
+    """The runs leaving out two domains that are missing, and the commands that make them.
+
+    Args:
+        lacking: of `dgbench.cells.missing_pairs`.
+        in_short: only how many, where an explanation follows.
+    """
+    if in_short and len(lacking):
+        return (f"{len(lacking)} pair {'runs are' if len(lacking) > 1 else 'run is'} missing: see below.",)
     said = []
     for row in lacking.head(SHOWN).iter_rows(named=True):
         name = method_name(*(row[key] for key in METHOD))
         pair = sorted((row["test_domain"], row["domain"]))
-        config = (RunFolder(row["path"]).read() or {}).get("config")
-        how = f": {command(config, test_domains=pair)}" if config else ""
         draw = f"h{row['hparams_seed']} t{row['trial_seed']}"
-        said.append(f"Missing: {name} on {row['dataset']}, test {'+'.join(pair)}, {draw}{how}")
+        said.append(f"Missing: {name} on {row['dataset']}, test {'+'.join(pair)}, {draw}{_made_by(row['path'], pair)}")
     if len(lacking) > SHOWN:
         said.append(f"Missing: {len(lacking) - SHOWN} more. The sweep's command with test_domains=pairs makes them.")
     return tuple(said)
+
+
+def _made_by(path: str, pair: list[str]) -> str:
+    """What makes a run like another on a pair of test domains, or why that cannot be told."""
+    like = recorded(path)
+    try:
+        return f": {make_command(like['config'], test_domains=pair)}" if like else ""
+    except (ValueError, UnknownName) as error:
+        return f". {error}"
 
 
 def of_sources(dataset: str, metric: str, chooser: Selection) -> tuple[str, str, tuple[str, ...]]:

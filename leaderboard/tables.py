@@ -62,6 +62,7 @@ def table(
     *,
     protocol: str | None = ...,
     published: bool = ...,
+    explained: bool = ...,
 ) -> Table: ...
 @overload
 def table(
@@ -72,6 +73,7 @@ def table(
     format: str,
     protocol: str | None = ...,
     published: bool = ...,
+    explained: bool = ...,
 ) -> Table | str: ...
 def table(
     runs: Paths,
@@ -81,6 +83,7 @@ def table(
     *,
     protocol: str | None = None,
     published: bool = False,
+    explained: bool = False,
 ) -> Table | str:
     """Select models and rank the methods.
 
@@ -92,6 +95,7 @@ def table(
         protocol: the preset by whose rules runs are read (error bars, unfinished runs, the oracle's step); None: that
             of each run.
         published: whether published rows of the runs' datasets follow, in tables of their own.
+        explained: whether `explain` follows: what it lists is only counted here.
 
     Raises:
         UnknownName: a criterion, metric or format that does not exist.
@@ -108,7 +112,7 @@ def table(
     found = runs_under(runs)
     if protocol is not None:
         found = found.with_columns(pl.lit(value).alias(name) for name, value in _preset(protocol).reporting.items())
-    made = make_tables(found, evaluations(found, metric), chooser, metric)
+    made = make_tables(found, evaluations(found, metric), chooser, metric, explained=explained)
     if published:
         made = _with_published(made, criterion)
     if format == "text":
@@ -186,7 +190,9 @@ def check_metric(finished: pl.DataFrame, metric: str) -> None:
             raise UnknownName(f"metric of {example['dataset'].item()}", metric, known)
 
 
-def make_tables(runs: pl.DataFrame, rows: pl.DataFrame, chooser: Selection, metric: str | None = None) -> Table:
+def make_tables(
+    runs: pl.DataFrame, rows: pl.DataFrame, chooser: Selection, metric: str | None = None, *, explained: bool = False
+) -> Table:
     """The tables of some runs and their evaluations.
 
     Args:
@@ -194,6 +200,7 @@ def make_tables(runs: pl.DataFrame, rows: pl.DataFrame, chooser: Selection, metr
         rows: as `dgbench.record.read` gives them.
         chooser: the criterion.
         metric: what is reported; None: the score by which is selected.
+        explained: whether `explain` follows.
     """
     covered, chosen = coverage(runs), chooser.choose(rows, metric)
     of_cells = with_cells(runs)
@@ -217,7 +224,8 @@ def make_tables(runs: pl.DataFrame, rows: pl.DataFrame, chooser: Selection, metr
         its_runs = of_cells.filter(of)
         said = notes.of_table(its_runs, covered.filter(of), chosen.filter(of), chooser, fact["score"])
         if without is not None:
-            said = (*said, *notes.of_pairs(without.filter(pl.col("run_id").is_in(its_runs["run_id"].implode()))))
+            own = without.filter(pl.col("run_id").is_in(its_runs["run_id"].implode()))
+            said = (*said, *notes.of_pairs(own, in_short=explained))
         lines = make_lines(mine, columns, fact["score"])
         title, subtitle = notes.heading(label, fact, chooser, its_runs)
         sheets.append(Sheet(title, subtitle, tuple(columns), lines, fact["score"] in IN_PERCENT, said))

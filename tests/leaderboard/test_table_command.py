@@ -48,6 +48,22 @@ def test_the_command_explains_below_the_table(tmp_path: Path, command: Callable[
     assert f"  {gap}" in err.splitlines()
 
 
+def test_under_an_explanation_missing_pairs_are_counted(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_grid(tmp_path, "plus90", "plus80", "minus90", asked=["algorithm=erm", "dataset=digits_color"])
+    asked = (tmp_path, "--criterion", "domain_cross_validation")
+    above, _, below = command(*asked, "--explain")[1].partition("what is missing of what")
+    assert "3 pair runs are missing: see below." in " ".join(above.split())
+    assert "Missing: " not in above
+    assert "dgbench train" in below
+    # What goes into a file is read alone.
+    for options in ((), ("--explain", "--format", "markdown")):
+        said = command(*asked, *options)[1]
+        assert said.count("Missing: erm on digits_color") == 3
+        assert "see below" not in said
+
+
 @pytest.mark.parametrize("option", ["--explain", "--published"])
 def test_adaptations_are_not_explained(
     tmp_path: Path, command: Callable[..., tuple[int, str, str]], option: str
