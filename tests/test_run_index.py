@@ -198,6 +198,11 @@ def test_many_may_read_at_once(sweep: Path) -> None:
 
 def test_a_file_that_goes_while_it_is_read_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, real = tmp_path / "grown", os.read
+
+    def read(handle: int, size: int) -> bytes:
+        file.unlink()
+        return real(handle, size)
+
     file.write_text("more than was told")
-    monkeypatch.setattr(os, "read", lambda handle, size: (file.unlink(), real(handle, size))[1])
+    monkeypatch.setattr(os, "read", read)
     assert run_index._content(str(file), 5) == b""
